@@ -1,0 +1,1 @@
+"""What the offices of a city ask for: the registry of what it has."""

