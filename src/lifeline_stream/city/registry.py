@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,15 +75,20 @@ class _Reader:
                         self.wrong(table, "", f"line {lines.line_num}", text)
         except FileNotFoundError:
             self.wrong(table, "", "", "this file is missing; it may hold its header only")
+        except (OSError, csv.Error) as error:
+            self.wrong(table, "", "", f"can't be read: {error}")
         except UnicodeDecodeError as error:
             self.wrong(table, "", "", f"not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8")
 
     def number(self, table: str, row_id: str, name: str, text: str) -> float:
         try:
-            return float(text)
+            number = float(text)
         except ValueError:
-            self.wrong(table, row_id, name, f"{text!r} is not a number")
-            return 0.0
+            number = math.nan
+        if math.isfinite(number):
+            return number
+        self.wrong(table, row_id, name, f"{text!r} is not a number")
+        return math.nan
 
     def one_of(self, table: str, row_id: str, name: str, text: str, known: Sequence[str]) -> None:
         if text not in known:
@@ -156,7 +162,9 @@ def _devices(reader: _Reader, assets: set[str]) -> tuple[Device, ...]:
             reader.wrong("devices", device.device_id, "asset_id", f"no asset {device.asset_id!r} in assets.csv")
         for name in ("device_id", "gateway_id"):
             if not getattr(device, name) or set(getattr(device, name)) & set("/+#"):
-                reader.wrong("devices", device.device_id, name, "must be given, without '/', '+' and '#': it is part of a topic")
+                reader.wrong(
+                    "devices", device.device_id, name, "must be given, without '/', '+' and '#': it is part of a topic"
+                )
         devices.append(device)
     return tuple(devices)
 
@@ -180,6 +188,8 @@ def _channels(
             reader.wrong("channels", key, "device_id", f"no device {c['device_id']!r} in devices.csv")
             continue
         asset = asset_of.get(device.asset_id)
+        if asset is None and "." not in c["sensor"]:
+            continue  # of which domain it is, only the asset would say; that it is missing was said
         name = c["sensor"] if "." in c["sensor"] or asset is None else f"{asset.domain}.{c['sensor']}"
         sensor = sensors.get(name)
         if sensor is None:
@@ -220,7 +230,12 @@ def _adjacency(reader: _Reader, assets: set[str]) -> tuple[Adjacency, ...]:
             if c[name] not in assets:
                 reader.wrong("adjacency", key, name, f"no asset {c[name]!r} in assets.csv")
         edges.append(
-            Adjacency(c["from_asset"], c["to_asset"], c["relation"], reader.number("adjacency", key, "distance_m", c["distance_m"]))
+            Adjacency(
+                c["from_asset"],
+                c["to_asset"],
+                c["relation"],
+                reader.number("adjacency", key, "distance_m", c["distance_m"]),
+            )
         )
     return tuple(edges)
 
@@ -233,5 +248,7 @@ def _same_name_twice(reader: _Reader, channels: Sequence[Channel]) -> None:
     for channel in channels:
         first = owner.setdefault(_NAME_OF(channel), channel.id)
         if first != channel.id:
-            text = f"device {channel.device!r} already has {_NAME_OF(channel)[1]!r} as {first!r}; give each its own code"
+            text = (
+                f"device {channel.device!r} already has {_NAME_OF(channel)[1]!r} as {first!r}; give each its own code"
+            )
             reader.wrong("channels", channel.id, "code", text)

@@ -12,6 +12,7 @@ import numpy as np
 from lifeline_stream.core.catalog import Catalog
 from lifeline_stream.core.engine import Engine
 from lifeline_stream.core.model import ConditionEvent, EventKind, Float64s, Quality, ReadingBatch
+from lifeline_stream.core.normalize import flagged
 from lifeline_stream.core.packs import Case, Expected, Pack, Segment, severity_of
 from lifeline_stream.core.plan import compile_plan
 
@@ -80,12 +81,8 @@ def simulate(pack: Pack, signals: dict[str, Float64s], every_s: float) -> list[C
 
 def _quality(pack: Pack, signals: dict[str, Float64s], columns: Any, values: Float64s) -> Any:  # noqa: ANN401
     sensors = {s.id: s for s in pack.sensor}
-    low = np.array([sensors[name].plausible[0] for name in signals])[columns]
-    high = np.array([sensors[name].plausible[1] for name in signals])[columns]
-    quality = np.full(len(values), Quality.GOOD, np.uint8)
-    quality[values > high] = Quality.OVER_RANGE
-    quality[values < low] = Quality.BAD
-    return quality
+    low, high = np.array([sensors[name].plausible for name in signals])[columns].T
+    return flagged(values, np.full(len(values), Quality.GOOD, np.uint8), low, high)
 
 
 def _compare(events: Sequence[ConditionEvent], expected: Sequence[Expected]) -> list[str]:
@@ -131,6 +128,5 @@ def one_detector(kind: str, fields: dict[str, Any], *, every_s: float, values: S
     )
     signal = np.array([np.nan if value is None else value for value in values])
     return [
-        f"{e.kind} {e.severity} at {(e.at_us - EPOCH_US) / 1e6:g} s"
-        for e in simulate(pack, {"x": signal}, every_s)
+        f"{e.kind} {e.severity} at {(e.at_us - EPOCH_US) / 1e6:g} s" for e in simulate(pack, {"x": signal}, every_s)
     ]

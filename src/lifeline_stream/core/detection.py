@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from lifeline_stream.core.normalize import Normalizer
 from lifeline_stream.core.plan import Plan, Watch
 
 Clock = Literal["received", "event"]
+
+_AT_ONCE_US = 2**62
+"""A clock at which nothing waits any longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +70,32 @@ class Detection:
         return events + fired, changed
 
     def late(self, batch: ReadingBatch, now_us: int) -> list[ConditionEvent]:
-        """Feed late readings to the history pass, channel by channel in time order."""
-        order = np.lexsort((batch.ts_us, batch.channel_ix))
+        """Feed late readings to the history pass in time order; of companions it knows what came with them."""
+        order = np.lexsort((batch.channel_ix, batch.ts_us))
         events = self._history.step(batch.take(order), now_us)
-        fired, _ = self._history.advance(now_us)
+        fired, _ = self._history.advance(_AT_ONCE_US)
         return events + fired
 
     def finish(self, now_us: int) -> list[ConditionEvent]:
         """End of a trace."""
         return self._live.finish(now_us)
 
-    def relive(self, batch: ReadingBatch, now_us: int, watch_from_us: int) -> list[ConditionEvent]:
-        """Feed a stored group again on recovery; its events are known already."""
+    def relive(
+        self, batch: ReadingBatch, now_us: int, watch_from_us: int, *, with_late: bool = True
+    ) -> list[ConditionEvent]:
+        """Feed a stored group again on recovery; its events are known already.
+
+        Args:
+            batch: its readings, of each channel in time order.
+            now_us: its clock.
+            watch_from_us: since when silence counted.
+            with_late: its late readings go to the history pass; else they have been there.
+        """
         self.normalizer.observe(batch)
-        self.now_us(now_us, batch)
+        self._clock_us = max(self._clock_us, now_us) if self._event_time else 0
         events, _ = self.step(batch, now_us, watch_from_us)
         late = batch.take(batch.late)
-        return events + (self.late(late, now_us) if len(late) else [])
+        return events + (self.late(late, now_us) if with_late and len(late) else [])
 
     def save_live(self) -> bytes:
         """State of the live side, after the last group that was fed."""
@@ -149,7 +161,8 @@ def join_state(live: bytes, history: bytes) -> bytes:
 
 def _pack(**parts: bytes) -> bytes:
     file = io.BytesIO()
-    np.savez(file, **{name: np.frombuffer(part, np.uint8) for name, part in parts.items()})
+    arrays: dict[str, Any] = {name: np.frombuffer(part, np.uint8) for name, part in parts.items()}
+    np.savez(file, **arrays)
     return file.getvalue()
 
 

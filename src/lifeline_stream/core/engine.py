@@ -10,7 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lifeline_stream.core.kernels import EVENT, absence, gate
-from lifeline_stream.core.model import ConditionEvent, EventKind, Float64s, Int32s, Int64s, ReadingBatch, UInt8s, alarm_id
+from lifeline_stream.core.model import (
+    ConditionEvent,
+    EventKind,
+    Float64s,
+    Int32s,
+    Int64s,
+    Quality,
+    ReadingBatch,
+    UInt8s,
+    alarm_id,
+)
 from lifeline_stream.core.plan import Plan, Stage, Watch
 
 _EVENTS_AT_ONCE = 4096
@@ -58,6 +68,7 @@ class Engine:
         if not len(batch):
             return []
         flags = batch.flag
+        flags[np.isnan(batch.value)] = Quality.MISSING  # whatever the flag says, nothing was measured
         columns = (batch.channel_ix, batch.ts_us, batch.value, flags, np.zeros(len(batch), np.uint8))
         events = [] if self._late else self._run(_BEFORE_GATE, columns)
         events += self._detect(self._pass_gate(batch, flags, now_us))
@@ -108,7 +119,7 @@ class Engine:
     def save(self) -> bytes:
         """The whole state, as a numpy archive."""
         file = io.BytesIO()
-        np.savez(file, helds=self._helds, tracks=self._tracks, **self._state)  # type: ignore[arg-type]
+        np.savez(file, helds=self._helds, tracks=self._tracks, **self._state)
         return file.getvalue()
 
     def restore(self, state: bytes) -> None:

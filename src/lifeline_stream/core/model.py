@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from hashlib import blake2b
 from typing import Self, TypeAlias
@@ -38,7 +38,8 @@ FLAG_MASK = 0x0F
 LATE = 0x40
 """Arrival bit: not newer than the channel's newest when it came; never fed to the live state."""
 RESTARTED = 0x20
-"""Arrival bit: live, but its channel's newest was set back, so the store may already hold this time."""
+"""Arrival bit: live, but its channel's newest was set back, so the store may already hold this time. With `LATE`: it
+counts towards setting the newest back."""
 BACKFILL = 0x80
 """Arrival bit: declared by the gateway as a backfill 补传."""
 
@@ -94,7 +95,7 @@ class ReadingBatch:
         channel_ix: int32[n], index of the channel in the catalog.
         ts_us: int64[n], event time, µs since 1970 UTC.
         value: float64[n], canonical unit of the channel's sensor type.
-        quality: uint8[n], a `Quality` in the low four bits, arrival bits `LATE` and `BACKFILL` above.
+        quality: uint8[n], a `Quality` in the low four bits, arrival bits `LATE`, `RESTARTED` and `BACKFILL` above.
     """
 
     channel_ix: Int32s
@@ -132,12 +133,13 @@ class ReadingBatch:
     @property
     def late(self) -> Bools:
         """bool[n]: the reading carries `LATE`."""
-        return (self.quality & LATE) != 0
+        late: Bools = (self.quality & LATE) != 0
+        return late
 
     @property
     def flag(self) -> UInt8s:
         """uint8[n]: the `Quality` without the arrival bits."""
-        return self.quality & FLAG_MASK
+        return np.bitwise_and(self.quality, FLAG_MASK, dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +189,6 @@ class Reject:
     payload: bytes = b""
     source: str = ""
     n_readings: int = 1
-
-    def located(self, payload: bytes, source: str) -> Reject:
-        """The same reject, with the message it came from."""
-        return replace(self, payload=payload, source=source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lifeline_stream.core.catalog import Catalog, Channel
-from lifeline_stream.core.kernels import arrival
+from lifeline_stream.core.kernels import arrival, convert
 from lifeline_stream.core.model import (
     BACKFILL,
-    FLAG_MASK,
     LATE,
     RESTARTED,
     Block,
     Decoded,
     Float64s,
-    Quality,
     ReadingBatch,
     Reject,
     RejectReason,
@@ -31,6 +30,8 @@ from lifeline_stream.core.units import Conversion, UnitError, conversion, parse_
 GATEWAY_LAG_UNKNOWN = -(2**31)
 """`gateway_lag_ms` where the gateway did not say when it sent."""
 _LARGEST_LAG_MS = 2**31 - 1
+MOST_REJECTS = 20
+"""Rejects of one reason that one message can make."""
 
 
 class Normalized(NamedTuple):
@@ -43,6 +44,7 @@ class Normalized(NamedTuple):
         rejects: what was refused.
         n_duplicates: readings equal to the newest of their channel.
         n_restarted: channels whose newest was set back after their clock had been ahead.
+        in_doubt: a reading counts towards such a restart: the message must be the first of its commit group.
     """
 
     batch: ReadingBatch
@@ -51,6 +53,7 @@ class Normalized(NamedTuple):
     rejects: list[Reject]
     n_duplicates: int
     n_restarted: int
+    in_doubt: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,16 @@ class _Name:
     high: float
     reject: Reject | None = None
 
+
+class _Names(NamedTuple):
+    """The names of one message: those that were refused, and NAME[k] for the kernel."""
+
+    rejects: list[Reject | None]
+    table: npt.NDArray[Any]
+
+
+_MOST_LISTS = 8192
+"""Lists of names that are remembered; gateways send the same ones again and again."""
 
 _ARRIVAL_REJECTS = (
     (arrival.CONFLICT, RejectReason.CONFLICT, "another value is stored for this time; the first one stays"),
@@ -87,6 +100,7 @@ class Normalizer:
             self._gateway_of[channel.device] = channel.gateway
         self._channels = catalog.by_ix
         self._resolved: dict[tuple[str, str, str | None], _Name] = {}
+        self._lists: dict[tuple[object, ...], _Names] = {}
         self._arrival = arrival.fresh(catalog.n_ix)
 
     def normalize(self, message: Decoded, gateway: str, device: str, received_us: int) -> Normalized:
@@ -98,7 +112,7 @@ class Normalizer:
             device: device of the topic; names without a device belong to it.
             received_us: when the message was taken, µs since 1970 UTC.
         """
-        names = [self._name(gateway, device, n, u) for n, u in zip(message.names, message.units, strict=True)]
+        names = self._names(gateway, device, message)
         rejects = list(message.rejects)
         batch, refused = self._rows(message, names)
         rejects += refused
@@ -106,28 +120,22 @@ class Normalizer:
         rejects += judged.rejects
         blocks = []
         for name_ix, t0_us, rate_hz, samples, quality in message.blocks:
-            block, reject = self._block(message, names[name_ix], (t0_us, rate_hz, samples, quality), received_us)
+            block, reject = self._block(names.table[name_ix], (t0_us, rate_hz, samples, quality), received_us)
             blocks += [block] if block else []
             rejects += [reject] if reject else []
         lag_ms = _lag_ms(message.sent_us, batch)
-        return Normalized(batch, lag_ms, blocks, rejects, judged.n_duplicates, judged.n_restarted)
+        return judged._replace(batch=batch, gateway_lag_ms=lag_ms, blocks=blocks, rejects=bounded(rejects))
 
     def arrive(self, batch: ReadingBatch, received_us: int) -> ReadingBatch:
         """Judge canonical readings that need no names or units: the new ones, in order, of a trace."""
         return self._judge(batch, received_us)[0]
 
     def observe(self, batch: ReadingBatch) -> None:
-        """Take note of stored readings on recovery, without judging them."""
-        live = batch.take(~batch.late)
-        if not len(live):
-            return
-        state = self._arrival
-        state["newest_us"][live.channel_ix] = live.ts_us
-        state["value"][live.channel_ix] = live.value
-        np.maximum.at(state["top_us"], live.channel_ix, live.ts_us)
+        """Take note of the stored readings of a group on recovery, without judging them; of each channel by time."""
+        arrival.observe(batch.channel_ix, batch.ts_us, batch.value, batch.quality, self._arrival)
 
     def save(self) -> bytes:
-        """The newest reading of every channel."""
+        """What is known of the arrival of every channel's readings."""
         return self._arrival.tobytes()
 
     def restore(self, state: bytes) -> None:
@@ -135,12 +143,25 @@ class Normalizer:
         stored = np.frombuffer(state, arrival.STATE)
         n = min(len(stored), len(self._arrival))
         self._arrival[:n] = stored[:n]
-        self._arrival["n_late"] = 0
 
     def newest_us(self) -> npt.NDArray[np.int64]:
         """int64[n_ix], newest event time of each channel, µs; -1 before the first."""
         newest: npt.NDArray[np.int64] = self._arrival["newest_us"]
         return newest
+
+    def _names(self, gateway: str, device: str, message: Decoded) -> _Names:
+        """Resolve a message's names; a list of which none is refused is kept."""
+        key = (gateway, device, *message.names, *message.units)
+        found = self._lists.get(key)
+        if found is None:
+            names = [self._name(gateway, device, n, u) for n, u in zip(message.names, message.units, strict=True)]
+            rows = [(n.ix, n.scale, n.offset, n.low, n.high) for n in names]
+            found = _Names([n.reject for n in names], np.array(rows, convert.NAME))
+            if not any(found.rejects):
+                if len(self._lists) >= _MOST_LISTS:
+                    self._lists.clear()
+                self._lists[key] = found
+        return found
 
     def _name(self, gateway: str, device: str, name: str, unit: str | None) -> _Name:
         full = name if "/" in name else f"{device}/{name}"
@@ -191,18 +212,18 @@ class Normalizer:
                 return _refuse(RejectReason.FOREIGN_UNIT, f"{name}: {error}; {channel.sensor} is in {sensor.unit}")
         return _Name(channel.ix, factor.scale, factor.offset, *sensor.plausible)
 
-    def _rows(self, message: Decoded, names: list[_Name]) -> tuple[ReadingBatch, list[Reject]]:
-        if not len(message.ts_us):
+    def _rows(self, message: Decoded, names: _Names) -> tuple[ReadingBatch, list[Reject]]:
+        n = len(message.ts_us)
+        if not n:
             return ReadingBatch.empty(), _named_rejects(names, np.zeros(0, np.int32))
-        table = np.array([(n.ix, n.scale, n.offset, n.low, n.high) for n in names])
-        columns = table[message.name_ix]
-        ix = columns[:, 0].astype(np.int32)
-        value = message.value * columns[:, 1] + columns[:, 2]
-        quality = flagged(value, message.quality, columns[:, 3], columns[:, 4])
-        known = ix >= 0
-        batch = ReadingBatch(ix, message.ts_us, value, quality)
-        refused = _named_rejects(names, message.name_ix[~known]) if not known.all() else []
-        batch = batch.take(known) if refused else batch
+        columns = (np.empty(n, np.int32), np.empty(n), np.empty(n, np.uint8))
+        convert.convert(names.table, message.name_ix, message.value, message.quality, *columns)
+        batch = ReadingBatch(columns[0], message.ts_us, *columns[1:])
+        refused = []
+        if any(names.rejects):
+            known = batch.channel_ix >= 0
+            refused = _named_rejects(names, message.name_ix[~known])
+            batch = batch.take(known)
         if (batch.ts_us[1:] < batch.ts_us[:-1]).any():
             batch = batch.take(np.argsort(batch.ts_us, kind="stable"))
         return batch, refused
@@ -211,36 +232,41 @@ class Normalizer:
         verdict = np.zeros(len(batch), np.uint8)
         columns = (batch.channel_ix, batch.ts_us, batch.value, batch.quality)
         n_restarted = arrival.classify(*columns, received_us, self._arrival, verdict) if len(batch) else 0
-        none = Normalized(batch, _NO_LAG, [], [], 0, int(n_restarted))
+        none = Normalized(batch, _NO_LAG, [], [], 0, int(n_restarted), in_doubt=False)
         if not verdict.any():
             return batch, none
-        batch.quality[verdict == arrival.LATE] |= LATE
-        batch.quality[verdict == arrival.AGAIN] |= RESTARTED
+        batch.quality[(verdict == arrival.LATE) | (verdict == arrival.DOUBT)] |= LATE
+        batch.quality[(verdict == arrival.AGAIN) | (verdict == arrival.DOUBT)] |= RESTARTED
         rejects = [
-            Reject(reason, f"{self._channels[int(batch.channel_ix[r])].id}: {text}")
+            Reject(reason, f"{self._channels[ix].id}: {text}", n_readings=n)
             for code, reason, text in _ARRIVAL_REJECTS
-            for r in np.flatnonzero(verdict == code)
+            for ix, n in _counted(batch.channel_ix[verdict == code])
         ]
-        kept = batch.take(verdict <= arrival.LATE)
+        kept = batch.take(verdict <= arrival.DOUBT)
         n_duplicates = int((verdict == arrival.DUPLICATE).sum())
-        return kept, none._replace(rejects=rejects, n_duplicates=n_duplicates)
+        in_doubt = bool((verdict == arrival.DOUBT).any())
+        return kept, none._replace(rejects=rejects, n_duplicates=n_duplicates, in_doubt=in_doubt)
 
     def _block(
-        self, message: Decoded, name: _Name, block: tuple[int, float, Any, int], received_us: int
+        self, name: np.void, block: tuple[int, float, Any, int], received_us: int
     ) -> tuple[Block | None, Reject | None]:
         t0_us, rate_hz, samples, quality = block
-        if name.reject is not None:
+        ix = int(name["ix"])
+        if ix < 0:
             return None, None  # reported once, by name
-        last_us = t0_us + round((len(samples) - 1) * 1e6 / rate_hz)
-        ends = ReadingBatch(
-            np.array([name.ix], np.int32), np.array([last_us]), np.zeros(1), np.array([quality], np.uint8)
-        )  # fmt: skip
-        kept, judged = self._judge(ends, received_us)
+        with np.errstate(over="ignore"):
+            values = (np.asarray(samples) * name["scale"] + name["offset"]).astype(np.float32)
+        if not np.isfinite(values).all():
+            detail = f"{self._channels[ix].id}: a sample is beyond what a waveform can hold"
+            return None, Reject(RejectReason.NOT_FINITE, detail, n_readings=len(values))
+        taken = Block(ix, t0_us, rate_hz, values, quality)
+        last = taken.as_readings().take(slice(-1, None))
+        if t0_us <= self._arrival["newest_us"][ix]:  # it overlaps with what came: late as a whole, as a backfill is
+            last.quality[:] |= BACKFILL
+        kept, judged = self._judge(last, received_us)
         if judged.rejects:
-            return None, judged.rejects[0]
-        late = int(kept.quality[0]) if len(kept) else quality | LATE
-        values = (np.asarray(samples) * name.scale + name.offset).astype(np.float32)
-        return Block(name.ix, t0_us, rate_hz, values, late), None
+            return None, replace(judged.rejects[0], n_readings=len(values))
+        return replace(taken, quality=quality | (int(kept.quality[0]) & (LATE | RESTARTED))), None
 
 
 _NO_LAG = np.zeros(0, np.int32)
@@ -255,12 +281,9 @@ def flagged(value: Float64s, quality: UInt8s, low: Float64s, high: Float64s) -> 
         low: float64[n], lower end of the plausible range; a value below it is `BAD`.
         high: float64[n], upper end; a value above it is `OVER_RANGE`.
     """
-    flag = quality & FLAG_MASK
-    worth = (flag == Quality.GOOD) | (flag == Quality.SUSPECT) | (flag == Quality.MANUAL)
-    with np.errstate(invalid="ignore"):
-        flag = np.where(worth & (value > high), Quality.OVER_RANGE, flag)
-        flag = np.where(worth & (value < low), Quality.BAD, flag)
-    return ((quality & ~np.uint8(FLAG_MASK)) | flag).astype(np.uint8)
+    out = np.empty(len(value), np.uint8)
+    convert.flag_all(value, quality, low, high, out)
+    return out
 
 
 def _aliases(pack: Pack) -> dict[str, str]:
@@ -282,14 +305,36 @@ def _refuse(reason: RejectReason, detail: str) -> _Name:
     return _Name(-1, 1.0, 0.0, -np.inf, np.inf, Reject(reason, detail))
 
 
-def _named_rejects(names: Sequence[_Name], used: npt.NDArray[np.int32]) -> list[Reject]:
+def _named_rejects(names: _Names, used: npt.NDArray[np.int32]) -> list[Reject]:
     """One reject per refused name, counting the readings that it stood for."""
-    counts = np.bincount(used, minlength=len(names))
+    counts = np.bincount(used, minlength=len(names.rejects))
     return [
-        Reject(name.reject.reason, name.reject.detail, n_readings=max(1, int(count)))
-        for name, count in zip(names, counts, strict=True)
-        if name.reject is not None
+        Reject(reject.reason, reject.detail, n_readings=max(1, int(count)))
+        for reject, count in zip(names.rejects, counts, strict=True)
+        if reject is not None
     ]
+
+
+def _counted(ix: npt.NDArray[np.int32]) -> Iterator[tuple[int, int]]:
+    """Each channel and how often it is there."""
+    found, counts = np.unique(ix, return_counts=True)
+    return zip(found.tolist(), counts.tolist(), strict=True)
+
+
+def bounded(rejects: list[Reject]) -> list[Reject]:
+    """The first rejects of each reason one by one, and the rest of it as one: each is stored with the whole message."""
+    if len(rejects) <= MOST_REJECTS:
+        return rejects
+    kept: list[Reject] = []
+    of_reason = Counter[RejectReason]()
+    n_rest = Counter[RejectReason]()
+    for reject in rejects:
+        of_reason[reject.reason] += 1
+        if of_reason[reject.reason] <= MOST_REJECTS:
+            kept.append(reject)
+        else:
+            n_rest[reject.reason] += reject.n_readings
+    return kept + [Reject(reason, "and more of the same message", n_readings=n) for reason, n in n_rest.items()]
 
 
 def _lag_ms(sent_us: int, batch: ReadingBatch) -> npt.NDArray[np.int32]:

@@ -21,6 +21,8 @@ SeverityName = Literal["blue", "yellow", "orange", "red"]
 
 ANY_SENSOR = "*"
 
+MAX_NEEDS = 8
+"""Needs that the detectors of one sensor type may have together: they share one byte."""
 MAX_RATE_RATIO = 4
 """How many times `mean_s` a rate of change may look back; it sizes the ring of every such detector."""
 
@@ -88,16 +90,16 @@ class Sensor(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        problems = []
         if self.plausible[0] >= self.plausible[1]:
-            msg = f"plausible: the lower end {self.plausible[0]} must be below the upper {self.plausible[1]}"
-            raise ValueError(msg)
+            problems.append(f"plausible: the lower end {self.plausible[0]} must be below the upper {self.plausible[1]}")
         unit = UNITS.get(self.unit)
         if unit is None:
-            msg = f"unit: {self.unit!r} is not a known unit; known: {', '.join(sorted(UNITS))}"
-            raise ValueError(msg)
-        if unit.quantity != self.quantity:
-            msg = f"unit: {self.unit!r} measures {unit.quantity}, not {self.quantity}"
-            raise ValueError(msg)
+            problems.append(f"unit: {self.unit!r} is not a known unit; known: {', '.join(sorted(UNITS))}")
+        elif unit.quantity != self.quantity:
+            problems.append(f"unit: {self.unit!r} measures {unit.quantity}, not {self.quantity}")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 
@@ -320,6 +322,7 @@ class Pack(Model):
                     found.append((f"{at}.needs", f"no sensor {companion!r} in this pack"))
                 elif name not in sensors[companion].states:
                     found.append((f"{at}.needs.{companion}", f"sensor {companion!r} declares no state {name!r}"))
+        found += self._too_many_needs()
         detectors = {d.id for d in self.detector}
         found += [
             (f"case[{case.name}].detector", f"no detector {case.detector!r} in this pack")
@@ -328,14 +331,25 @@ class Pack(Model):
         ]
         return found
 
+    def _too_many_needs(self) -> list[tuple[str, str]]:
+        needs: dict[str, set[tuple[str, str]]] = {}
+        for detector in self.detector:
+            for sensor in self.sensors_of(detector):
+                needs.setdefault(sensor.id, set()).update(detector.needs.items())
+        return [
+            (f"sensor[{sensor}]", f"its detectors have {len(found)} different needs; at most {MAX_NEEDS}")
+            for sensor, found in needs.items()
+            if len(found) > MAX_NEEDS
+        ]
+
     def _ambiguous_aliases(self) -> list[tuple[str, str]]:
         owner: dict[str, str] = {}
-        found = []
-        for sensor in self.sensor:
-            for alias in {sensor.id, *sensor.aliases}:
-                if owner.setdefault(alias, sensor.id) != sensor.id:
-                    found.append((f"sensor[{sensor.id}].aliases", f"{alias!r} already names {owner[alias]!r}"))
-        return found
+        return [
+            (f"sensor[{sensor.id}].aliases", f"{alias!r} already names {owner[alias]!r}")
+            for sensor in self.sensor
+            for alias in dict.fromkeys((sensor.id, *sensor.aliases))
+            if owner.setdefault(alias, sensor.id) != sensor.id
+        ]
 
 
 def _twice(names: Any) -> list[str]:  # noqa: ANN401 - any iterable of str

@@ -15,13 +15,10 @@ import numpy.typing as npt
 from lifeline_stream.core.catalog import Adjacency, Asset, Catalog, Channel, Device, District
 from lifeline_stream.core.kernels import INSTANCE, absence, flat, gate, ladder, rate
 from lifeline_stream.core.model import Int32s
-from lifeline_stream.core.packs import AnyDetector, Ladder, Pack, Sensor
+from lifeline_stream.core.packs import MAX_NEEDS, AnyDetector, Ladder, Pack, Sensor
 
 KINDS: dict[str, ModuleType] = {"threshold": ladder, "rate": rate, "flat": flat, "absence": absence}
 """Kind of detector → its family of kernels."""
-
-MAX_NEEDS = 8
-"""Needs that one channel's detectors may have together: they share one byte."""
 
 
 class Watch(NamedTuple):
@@ -93,7 +90,7 @@ def compile_plan(catalog: Catalog, packs: Sequence[Pack], *, event_time: bool = 
     bits = _need_bits(watches)
     stages = {kind: _stage(kind, watches, bits, catalog.n_ix) for kind in KINDS}
     stages["absence"].params["event_time"] = event_time
-    return Plan(catalog, tuple(packs), stages, _gate(watches, bits, catalog), plan_hash(catalog, packs))
+    return Plan(catalog, tuple(packs), stages, _gate(watches, bits, catalog, packs), plan_hash(catalog, packs))
 
 
 def _watches(catalog: Catalog, packs: Sequence[Pack]) -> Iterator[Watch]:
@@ -129,7 +126,7 @@ def _stage(kind: str, watches: Iterable[Watch], bits: dict[int, dict[Need, int]]
     family = KINDS[kind]
     mine = [watch for watch in watches if watch.detector.kind == kind]
     rows: dict[str, int] = {}
-    params = []
+    params: list[npt.NDArray[Any]] = []
     table = np.zeros(len(mine), INSTANCE)
     for i, watch in enumerate(mine):
         if watch.detector.id not in rows:
@@ -142,9 +139,11 @@ def _stage(kind: str, watches: Iterable[Watch], bits: dict[int, dict[Need, int]]
     return Stage(family, start, table, np.concatenate(params) if params else np.zeros(0, family.PARAMS), mine)
 
 
-def _gate(watches: Sequence[Watch], bits: dict[int, dict[Need, int]], catalog: Catalog) -> Gate:
+def _gate(
+    watches: Sequence[Watch], bits: dict[int, dict[Need, int]], catalog: Catalog, packs: Sequence[Pack]
+) -> Gate:  # fmt: skip
     find = _companions(catalog)
-    sensors = {(w.channel.domain, w.sensor.id): w.sensor for w in watches}
+    sensors = {(p.domain.id, s.id): s for p in packs for s in p.sensor}
     by_channel: dict[int, list[Watch]] = {}
     for watch in watches:
         if watch.channel.ix in bits:
@@ -197,8 +196,9 @@ def _gate_arrays(dependents: list[Any], needs: list[Any], n_ix: int) -> Gate:
 
 
 def shape_of(detector: AnyDetector) -> str:
-    """Hash of the fields that give a detector's state its meaning."""
-    return _digest({name: getattr(detector, name) for name in detector.shaping if name != "sensor"})
+    """Hash of the fields that give a detector's state its meaning; one that leaves its trial begins to tell anew."""
+    names = {*detector.shaping, "status"} - {"sensor"}
+    return _digest({name: getattr(detector, name) for name in names})
 
 
 def pack_hash(pack: Pack) -> str:

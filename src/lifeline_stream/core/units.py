@@ -1,8 +1,9 @@
 """Units: the spellings that gateways use, and conversions with value and interval kept apart.
 
 A unit is linear: base value = x × scale + offset, so a conversion has a scale and an offset, and only values see the
-offset: a difference of 10 K is one of 10 °C. Gas concentrations cross quantities with the gas's own constants, which the
-sensor type declares: %LEL by its lower explosive limit, mg/m³ ↔ ppm by its molar mass at a temperature and 101.325 kPa.
+offset: a difference of 10 K is one of 10 °C. Gas concentrations cross quantities with the gas's own constants, which
+the sensor type declares: %LEL by its lower explosive limit, mg/m³ ↔ ppm by its molar mass at a temperature and
+101.325 kPa.
 """
 
 from __future__ import annotations
@@ -169,6 +170,8 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
     "cm": ("厘米",),
     "m/s²": ("m/s2", "m/s^2"),
     "mm/s²": ("mm/s2", "mm/s^2"),
+    "g_n": ("g",),
+    "mg_n": ("mg",),
     "°": ("deg", "degree", "度"),
     "µε": ("με", "ue", "ustrain", "microstrain", "um/m", "μm/m", "µm/m", "um\\m", "微应变"),
     "rpm": ("r/min", "转/分"),
@@ -274,7 +277,9 @@ def _across(  # noqa: PLR0913, PLR0917 - two units by name and value, and the ga
     if {start.quantity, end.quantity} != {"gas_fraction", "mass_concentration"}:
         raise ForeignUnit(f"unit {from_unit!r} measures {start.quantity}, not {end.quantity} ({to_unit})")
     if molar_mass is None:
-        raise MissingConstant(f"{from_unit} → {to_unit} needs the gas's molar mass: declare substance.molar_mass_g_per_mol")
+        raise MissingConstant(
+            f"{from_unit} → {to_unit} needs the gas's molar mass: declare substance.molar_mass_g_per_mol"
+        )
     mol_per_m3 = ATMOSPHERE_PA / (GAS_CONSTANT_J_PER_MOL_K * (temperature_c + ZERO_C_IN_K))
     mg_per_m3 = mol_per_m3 * molar_mass * 1e3
     return mg_per_m3 if start.quantity == "gas_fraction" else 1 / mg_per_m3

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -21,6 +22,8 @@ from lifeline_stream.core.model import BACKFILL, Decoded, Quality, Reject, Rejec
 MAX_BYTES = 1 << 20
 """A larger message is refused unread."""
 _MAX_TS_MS = 2**62 / 1000
+_MAX_FLOAT = sys.float_info.max
+_PERIODS_MS = (1e-3, 1e7)
 _DEEPEST = 16
 """Brackets that may be open at once; a message of this format needs four."""
 
@@ -37,6 +40,7 @@ class _Batch(msgspec.Struct):
     ts: list[int] | int
     ix: list[int] | None = None
     units: list[str | None] | None = None
+    unit: str | None = None
     quality: list[int] | int = 0
     sent: int | None = None
     backfill: bool = False
@@ -73,18 +77,23 @@ def _columnar(batch: _Batch) -> Decoded:
     n_names = len(batch.channels)
     ix = np.arange(n_names, dtype=np.int32) if batch.ix is None else np.array(batch.ix, np.int32)
     ts = np.array(batch.ts, np.int64) if isinstance(batch.ts, list) else np.full(n, batch.ts, np.int64)
-    quality = np.array(batch.quality, np.uint8) if isinstance(batch.quality, list) else np.full(n, batch.quality, np.uint8)
-    units = batch.units if batch.units is not None else [None] * n_names
-    regular = len(ix) == len(ts) == len(quality) == n > 0 and len(units) == n_names
-    if not regular or ix.min() < 0 or ix.max() >= n_names or quality.max() > Quality.MISSING or "\0" in "".join(batch.channels):
+    quality = (
+        np.array(batch.quality, np.uint8) if isinstance(batch.quality, list) else np.full(n, batch.quality, np.uint8)
+    )
+    units: list[str | None] = batch.units if batch.units is not None else [batch.unit] * n_names
+    sent = batch.sent or 0
+    regular = (
+        (len(ix) == len(ts) == len(quality) == n > 0)
+        and (len(units) == n_names and all(batch.channels) and "\0" not in "".join(batch.channels))
+        and (ix.min() >= 0 and ix.max() < n_names and quality.max() <= Quality.MISSING)
+        and (min(ts.min(), sent) >= -_MAX_TS_MS and max(ts.max(), sent) <= _MAX_TS_MS and not np.isinf(value).any())
+    )
+    if not regular:
         raise _Refused(RejectReason.MALFORMED, "irregular")
-    if np.abs(ts).max() > _MAX_TS_MS or not np.isfinite(value).all():
-        if np.isinf(value).any() or np.abs(ts).max() > _MAX_TS_MS:
-            raise _Refused(RejectReason.MALFORMED, "irregular")
-        quality[np.isnan(value)] = Quality.MISSING
+    quality[np.isnan(value)] = Quality.MISSING
     if batch.backfill:
         quality |= BACKFILL
-    return Decoded(batch.channels, units, ix, ts * 1000, value, quality, sent_us=(batch.sent or 0) * 1000)
+    return Decoded(batch.channels, units, ix, ts * 1000, value, quality, sent_us=sent * 1000)
 
 
 # ── the slow path: every form, row by row, with a reason for each row that is refused ────────────────────────────────
@@ -110,7 +119,12 @@ class _Rows:
         names = [name for name, _ in self.index]
         units = [unit for _, unit in self.index]
         quality: UInt8s = np.array(self.quality, np.uint8)
-        columns = (np.array(self.ix, np.int32), np.array(self.ts_us, np.int64), np.array(self.value, np.float64), quality)
+        columns = (
+            np.array(self.ix, np.int32),
+            np.array(self.ts_us, np.int64),
+            np.array(self.value, np.float64),
+            quality,
+        )
         return Decoded(names, units, *columns, self.blocks, self.sent_us, self.rejects)
 
 
@@ -156,35 +170,40 @@ def _depth(text: str) -> int:
 
 def _any_form(rows: _Rows, message: Any, at: str) -> None:  # noqa: ANN401
     """Take a message of any form; `at` says where in a list it stands."""
+    if isinstance(message, list) and not at:
+        for place, item in enumerate(message):
+            _any_form(rows, item, f"[{place}]")
+        return
     try:
-        if isinstance(message, list):
-            if at:
-                raise _Refused(RejectReason.MALFORMED, f"{at}: a list in a list")
-            for place, item in enumerate(message):
-                _any_form(rows, item, f"[{place}]")
-        elif not isinstance(message, dict):
-            raise _Refused(RejectReason.MALFORMED, f"{at or 'message'}: expected an object, found {_kind(message)}")
-        elif "channels" in message:
-            _slow_columnar(rows, message, at)
-        elif "t0" in message:
-            _waveform(rows, message, at)
-        elif "values" in message:
-            _single(rows, message, at)
-        else:
-            raise _Refused(RejectReason.MALFORMED, f"{at or 'message'}: none of 'values', 'channels', 't0' is there")
+        _one_form(rows, message, at)
     except _Refused as refused:
         rows.rejects.append(refused.reject)
+
+
+def _one_form(rows: _Rows, message: Any, at: str) -> None:  # noqa: ANN401
+    if not isinstance(message, dict):
+        raise _Refused(RejectReason.MALFORMED, f"{at or 'message'}: expected an object, found {_kind(message)}")
+    if "channels" in message:
+        _slow_columnar(rows, message, at)
+    elif "t0" in message:
+        _waveform(rows, message, at)
+    elif "values" in message:
+        _single(rows, message, at)
+    else:
+        raise _Refused(RejectReason.MALFORMED, f"{at or 'message'}: none of 'values', 'channels', 't0' is there")
 
 
 def _single(rows: _Rows, message: dict[str, Any], at: str) -> None:
     values = message["values"]
     if not isinstance(values, dict):
-        raise _Refused(RejectReason.MALFORMED, f"{at}.values: expected an object of name and value, found {_kind(values)}")
+        raise _Refused(
+            RejectReason.MALFORMED, f"{at}.values: expected an object of name and value, found {_kind(values)}"
+        )
     if not values:
         raise _Refused(RejectReason.EMPTY, f"{at}.values: holds no reading")
     ts_us = _stamp(message.get("ts"), f"{at}.ts", len(values))
     quality = _flag(message.get("quality", 0), f"{at}.quality") | _backfill(message)
-    units = message.get("units", message.get("unit"))
+    units = _units(message)
     rows.sent_us = _sent(message, at) or rows.sent_us
     for name, value in values.items():
         unit = units.get(name) if isinstance(units, dict) else units
@@ -202,7 +221,7 @@ def _slow_columnar(rows: _Rows, message: dict[str, Any], at: str) -> None:
         "quality": message.get("quality", 0),
     }
     spread = {key: column if isinstance(column, list) else [column] * n for key, column in columns.items()}
-    units = message.get("units")
+    units = _units(message)
     units = units if isinstance(units, list) else [units] * len(names)
     lengths = {"values": n} | {key: len(column) for key, column in spread.items()}
     if len(set(lengths.values())) > 1 or len(units) != len(names):
@@ -213,9 +232,7 @@ def _slow_columnar(rows: _Rows, message: dict[str, Any], at: str) -> None:
     backfill = _backfill(message)
     for r in range(n):
         try:
-            ix = spread["ix"][r]
-            if not isinstance(ix, int) or isinstance(ix, bool) or not 0 <= ix < len(names):
-                raise _Refused(RejectReason.MALFORMED, f"{at}.ix[{r}]: {ix!r} is no index into channels")
+            ix = _index(spread["ix"][r], len(names), f"{at}.ix[{r}]")
             ts_us = _stamp(spread["ts"][r], f"{at}.ts[{r}]", 1)
             quality = _flag(spread["quality"][r], f"{at}.quality[{r}]") | backfill
             _row(rows, (names[ix], units[ix]), ts_us, values[r], quality, f"{at}.values[{r}]")
@@ -228,12 +245,12 @@ def _waveform(rows: _Rows, message: dict[str, Any], at: str) -> None:
     n = len(values)
     if not n:
         raise _Refused(RejectReason.EMPTY, f"{at}.values: holds no sample")
-    period_ms = message.get("period")
-    if not _is_number(period_ms) or not math.isfinite(period_ms) or not 1e-3 <= period_ms <= 1e7:
-        raise _Refused(RejectReason.MALFORMED, f"{at}.period: {period_ms!r}; give the sample period in ms, above 0", n)
+    period_ms: Any = message.get("period")
+    if not _is_number(period_ms) or not _PERIODS_MS[0] <= period_ms <= _PERIODS_MS[1]:
+        raise _Refused(RejectReason.MALFORMED, f"{at}.period: {period_ms!r}; give the sample period in ms", n)
     t0_us = _stamp(message["t0"], f"{at}.t0", n)
     quality = _flag(message.get("quality", 0), f"{at}.quality") | _backfill(message)
-    bad = [r for r, v in enumerate(values) if not _is_number(v) or not math.isfinite(v)]
+    bad = [r for r, v in enumerate(values) if not _is_number(v) or not abs(v) <= _MAX_FLOAT]
     if bad:
         raise _Refused(RejectReason.NOT_FINITE, f"{at}.values[{bad[0]}]: {values[bad[0]]!r} is no finite number", n)
     name = _name(message.get("channel"), f"{at}.channel")
@@ -263,13 +280,9 @@ def _number(value: Any, at: str) -> float:  # noqa: ANN401
         return math.nan
     if not isinstance(value, (int, float)):
         raise _Refused(RejectReason.MALFORMED, f"{at}: expected a number, found {_kind(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
+    if not abs(value) <= _MAX_FLOAT:
         raise _Refused(RejectReason.NOT_FINITE, f"{at}: {value!r} is no finite number; send null for a missing value")
-    return number
+    return float(value)
 
 
 def _stamp(stamp: Any, at: str, n_readings: int) -> int:  # noqa: ANN401
@@ -287,11 +300,17 @@ def _stamp(stamp: Any, at: str, n_readings: int) -> int:  # noqa: ANN401
     return stamp * 1000 if isinstance(stamp, int) else round(stamp * 1000)
 
 
+def _index(ix: Any, n: int, at: str) -> int:  # noqa: ANN401
+    if _is_number(ix) and 0 <= ix < n and ix == int(ix):
+        return int(ix)
+    raise _Refused(RejectReason.MALFORMED, f"{at}: {ix!r} is no index into channels")
+
+
 def _flag(flag: Any, at: str) -> int:  # noqa: ANN401
     if isinstance(flag, str) and flag.lower() in _QUALITY:
         return _QUALITY[flag.lower()]
-    if isinstance(flag, int) and not isinstance(flag, bool) and 0 <= flag <= Quality.MISSING:
-        return flag
+    if _is_number(flag) and 0 <= flag <= Quality.MISSING and flag == int(flag):
+        return int(flag)
     raise _Refused(RejectReason.MALFORMED, f"{at}: {flag!r} is none of 0–9 or {', '.join(_QUALITY)}")
 
 
@@ -308,6 +327,12 @@ def _name(name: Any, at: str) -> str:  # noqa: ANN401
     if not isinstance(name, str) or not name or "\0" in name:
         raise _Refused(RejectReason.MALFORMED, f"{at}: {name!r} is no channel name")
     return name
+
+
+def _units(message: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Units by name or place, or one of all."""
+    units = message.get("units")
+    return message.get("unit") if units is None else units
 
 
 def _unit(unit: Any, at: str) -> str | None:  # noqa: ANN401

@@ -7,17 +7,18 @@ nothing. A reading past the red limit never waits, and takes those that wait bef
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from lifeline_stream.core.kernels import NEVER, njit
-from lifeline_stream.core.model import Quality
+import numpy as np
+import numpy.typing as npt
+
+from lifeline_stream.core.kernels import GOOD, MANUAL, NEVER, OVER_RANGE, SUSPECT, njit
 
 WAITING = 16
 """Readings that a channel may hold; the oldest leaves when one more comes."""
 TURNS = 8
 """Changes of a companion's state that are remembered."""
 
-GOOD, SUSPECT, OVER_RANGE, MANUAL = int(Quality.GOOD), int(Quality.SUSPECT), int(Quality.OVER_RANGE), int(Quality.MANUAL)
 
 DEPENDENT = np.dtype(
     [
@@ -82,6 +83,12 @@ ROW = np.dtype(
 
 
 @njit
+def worthy(quality):
+    """Whether a reading says anything about what is measured."""
+    return quality in (GOOD, SUSPECT, OVER_RANGE, MANUAL)
+
+
+@njit
 def verdict(need, value):
     """1 when the companion's value leaves the need unmet."""
     holds = (value > need.above) or (value < need.below)
@@ -94,7 +101,7 @@ def follow(track, need, ts_us, value, quality):
     if ts_us <= track.newest_us:
         return
     track.newest_us = ts_us
-    if quality not in (GOOD, SUSPECT, OVER_RANGE, MANUAL):
+    if not worthy(quality):
         return
     unmet = verdict(need, value)
     if track.n and track.unmet[track.n - 1] == unmet:
@@ -156,37 +163,42 @@ def known(d, tracks, held):
 
 
 @njit
-def past_red(d, value):
+def past_red(d, value, quality):
     """Whether a reading may not wait."""
-    return (value >= d.red_above) or (value <= d.red_below)
+    return worthy(quality) and ((value >= d.red_above) or (value <= d.red_below))
 
 
 @njit
 def step(ch, ts, value, quality, now_us, dependent_of, dependents, need_start, need_rows, needs, helds, tracks, rows):
     """Pass readings on to `rows`, holding those that wait; return how many rows there are.
 
+    Companions are followed first, so the order of channels within a batch changes nothing; the store does not keep it.
+
     ch, ts, value, quality: the batch. dependent_of: int32[n_ix], row of `dependents` or -1. need_start, need_rows: the
     needs that a channel is companion of (CSR over channels). rows: ROW[n + all that may be held].
     """
     n = 0
     for r in range(len(ch)):
-        c = ch[r]
-        for k in range(need_start[c], need_start[c + 1]):
+        for k in range(need_start[ch[r]], need_start[ch[r] + 1]):
             j = need_rows[k]
             follow(tracks[j], needs[j], ts[r], value[r], quality[r])
-            i = needs[j].dependent
+    for r in range(len(ch)):
+        c = ch[r]
+        for k in range(need_start[c], need_start[c + 1]):
+            i = needs[need_rows[k]].dependent
             n = release(dependents[i], helds[i], needs, tracks, known(dependents[i], tracks, helds[i]), rows, n)
         i = dependent_of[c]
         if i < 0:
             n = put(rows, n, c, ts[r], value[r], quality[r], np.uint8(0))
             continue
         d, held = dependents[i], helds[i]
+        n = release(d, held, needs, tracks, known(d, tracks, held), rows, n)
         if held.n == WAITING:
             n = release(d, held, needs, tracks, 1, rows, n)
         held.ts_us[held.n], held.since_us[held.n] = ts[r], now_us
         held.value[held.n], held.quality[held.n] = value[r], quality[r]
         held.n += 1
-        count = held.n if past_red(d, value[r]) else known(d, tracks, held)
+        count = held.n if past_red(d, value[r], quality[r]) else known(d, tracks, held)
         n = release(d, held, needs, tracks, count, rows, n)
     return n
 
@@ -204,7 +216,7 @@ def advance(now_us, dependents, needs, helds, tracks, rows):
     return n
 
 
-def fresh(n_dependents: int, n_needs: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def fresh(n_dependents: int, n_needs: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """State before the first reading: nothing held, nothing known."""
     tracks = np.zeros(n_needs, TRACK)
     tracks["newest_us"] = NEVER

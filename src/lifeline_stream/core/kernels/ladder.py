@@ -7,29 +7,40 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lifeline_stream.core.kernels import CLEARED, DEESCALATED, ESCALATED, NEVER, RAISED, elapsed, emit, njit, usable
+from lifeline_stream.core.kernels import (
+    CLEARED,
+    DEESCALATED,
+    ESCALATED,
+    NEVER,
+    OVER_RANGE,
+    RAISED,
+    elapsed,
+    emit,
+    njit,
+    usable,
+)
 from lifeline_stream.core.packs import Ladder, Limits
 
 GRADES = 4
 
 PARAM_FIELDS = [
-        ("above", np.float64, (GRADES,)),
-        ("below", np.float64, (GRADES,)),
-        ("margin_above", np.float64),
-        ("margin_below", np.float64),
-        ("on_us", np.int64),
-        ("off_us", np.int64),
+    ("above", np.float64, (GRADES,)),
+    ("below", np.float64, (GRADES,)),
+    ("margin_above", np.float64),
+    ("margin_below", np.float64),
+    ("on_us", np.int64),
+    ("off_us", np.int64),
 ]
 PARAMS = np.dtype(PARAM_FIELDS, align=True)
 """Limits by grade, NaN where unset: no comparison with NaN holds, so an unset grade never raises and never holds."""
 
 STATE_FIELDS = [
-        ("last_us", np.int64),
-        ("onset_us", np.int64),
-        ("up_us", np.int64, (GRADES,)),
-        ("fall_us", np.int64, (GRADES,)),
-        ("severity", np.uint8),
-        ("low_side", np.uint8),
+    ("last_us", np.int64),
+    ("onset_us", np.int64),
+    ("up_us", np.int64, (GRADES,)),
+    ("fall_us", np.int64, (GRADES,)),
+    ("severity", np.uint8),
+    ("low_side", np.uint8),
 ]
 STATE = np.dtype(STATE_FIELDS, align=True)
 """Per grade, how long the reading has been past its limit, and back within its dead-band; `NEVER` when it is not."""
@@ -63,11 +74,12 @@ def _limits(limits: Limits) -> list[float]:
 
 
 @njit
-def climb(state, i, p, every_us, ts_us, x, out, n):
+def climb(state, i, p, every_us, ts_us, x, believed, out, n):
     """Move one ladder by one usable value; return the new number of events in `out`.
 
     A grade is reached after `on_us` past its limit, and lost after `off_us` within its dead-band; the severity is the
-    highest grade reached or not yet lost. So a clear skips the steps between.
+    highest grade reached or not yet lost. So a clear skips the steps between. A value that is not `believed` (over
+    range) is within no dead-band: it raises and never clears.
     """
     s = state[i]
     dt = elapsed(s.last_us, ts_us, every_us)
@@ -76,7 +88,7 @@ def climb(state, i, p, every_us, ts_us, x, out, n):
     past_any = False
     for grade in range(GRADES):
         past = (x >= p.above[grade]) or (x <= p.below[grade])
-        within = not (x >= p.above[grade] - p.margin_above) and not (x <= p.below[grade] + p.margin_below)
+        within = not (x >= p.above[grade] - p.margin_above) and not (x <= p.below[grade] + p.margin_below) and believed
         s.up_us[grade] = run(s.up_us[grade], past, dt)
         s.fall_us[grade] = run(s.fall_us[grade], within, dt)
         past_any |= past
@@ -153,5 +165,5 @@ def step(ch, ts, value, quality, unmet, start, table, params, state, out, row):
         for i in range(first, last):
             t = table[i]
             if usable(quality[r], unmet[r], t):
-                n = climb(state, i, params[t.par], t.every_us, ts[r], value[r], out, n)
+                n = climb(state, i, params[t.par], t.every_us, ts[r], value[r], quality[r] != OVER_RANGE, out, n)
     return len(ch), n

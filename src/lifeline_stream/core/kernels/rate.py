@@ -2,7 +2,8 @@
 
 Readings are averaged in event-time buckets of `mean_s / BUCKETS`. When a reading opens a new bucket, the mean of the
 last BUCKETS buckets less the mean of the BUCKETS that ended `over_s` before is the value; its time is the bucket's end.
-Means are used because single samples of a strain or a pressure differ by more than a lasting change does.
+Means are used because single samples of a strain or a pressure differ by more than a lasting change does. A reading
+over range has no rate: the sensor is at its end, and an alarm must not clear because it stays there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lifeline_stream.core.kernels import NEVER, ladder, njit, usable
+from lifeline_stream.core.kernels import NEVER, OVER_RANGE, ladder, njit, usable
 from lifeline_stream.core.packs import MAX_RATE_RATIO, Rate
 
 BUCKETS = 5
@@ -65,7 +66,8 @@ def close(state, i, p, every_us, out, n):
     change = window_mean(s, s.bucket, needed) - window_mean(s, s.bucket - p.back, needed)
     if np.isnan(change):
         return n
-    return ladder.climb(state, i, p, max(every_us, p.bucket_us), (s.bucket + 1) * p.bucket_us, change, out, n)
+    at_us, believed = (s.bucket + 1) * p.bucket_us, True
+    return ladder.climb(state, i, p, max(every_us, p.bucket_us), at_us, change, believed, out, n)
 
 
 @njit
@@ -93,7 +95,7 @@ def step(ch, ts, value, quality, unmet, start, table, params, state, out, row):
             return r, n
         for i in range(first, last):
             t = table[i]
-            if not usable(quality[r], unmet[r], t):
+            if not usable(quality[r], unmet[r], t) or quality[r] == OVER_RANGE:
                 continue
             s = state[i]
             p = params[t.par]
