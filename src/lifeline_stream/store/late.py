@@ -1,4 +1,4 @@
-"""Readings and blocks that the store may hold already: compared with it before they are stored, so nothing is stored twice."""
+"""Readings and blocks that the store may hold already: compared with it first, so nothing is stored twice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lifeline_stream.core.model import LATE, RESTARTED, Block, Bools, Float64s, Int64s, ReadingBatch, Reject, RejectReason
+from lifeline_stream.core.model import (
+    LATE,
+    RESTARTED,
+    Block,
+    Bools,
+    Float64s,
+    Int64s,
+    ReadingBatch,
+    Reject,
+    RejectReason,
+)
 from lifeline_stream.store import pgcopy, sql
 from lifeline_stream.store.database import Connection
 from lifeline_stream.store.refuse import blocks_as_json, readings_as_json
@@ -49,7 +59,9 @@ async def sift_readings(connection: Connection, batch: ReadingBatch) -> Sifted:
     conflicting = has_reference & ~equal
     conflicts = [
         Reject(
-            RejectReason.CONFLICT, f"channel {c}, {t} µs: {_CONFLICT}", readings_as_json(batch.take(slice(r, r + 1))).encode()
+            RejectReason.CONFLICT,
+            f"channel {c}, {t} µs: {_CONFLICT}",
+            readings_as_json(batch.take(slice(r, r + 1))).encode(),
         )
         for r, c, t in zip(
             np.flatnonzero(conflicting).tolist(), batch.channel_ix[conflicting], batch.ts_us[conflicting], strict=True
@@ -97,12 +109,16 @@ async def sift_blocks(connection: Connection, blocks: Sequence[Block]) -> Sifted
     found = await connection.fetch(SQL["stored_waveforms"], min(t0_us), max(t0_us))
     await connection.execute(SQL["empty_staged_waveform"])
     stored = {(row["channel"], row["t0_us"], row["n"]): row["same"] for row in found}
-    for i in np.flatnonzero(new):
+    for i in np.flatnonzero(new).tolist():
         if (key := _key(blocks[i])) in stored:
             new[i], same[i] = False, stored[key]
     conflicts = [
-        Reject(RejectReason.CONFLICT, f"channel {b.channel_ix}, block at {b.t0_us} µs: {_CONFLICT}", blocks_as_json([b]).encode())
-        for b in (blocks[i] for i in np.flatnonzero(~new & ~same))
+        Reject(
+            RejectReason.CONFLICT,
+            f"channel {b.channel_ix}, block at {b.t0_us} µs: {_CONFLICT}",
+            blocks_as_json([b]).encode(),
+        )
+        for b in (blocks[i] for i in np.flatnonzero(~new & ~same).tolist())
     ]
     return Sifted(new, int(same.sum()), conflicts)
 

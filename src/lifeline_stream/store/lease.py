@@ -9,15 +9,16 @@ from typing import NamedTuple
 
 import structlog
 
-from lifeline_stream.errors import FatalError
+from lifeline_stream.errors import FatalError, TransientError
 from lifeline_stream.store import sql
-from lifeline_stream.store.database import Connection, budget, connect
+from lifeline_stream.store.database import Connection, budget, connect, connected
 
 SQL = sql.load(__file__)
 _NAMESPACE = 0x4C4C_5348
 """First key of the shards' advisory locks; the second is shard_no."""
 _STEP_S = 10.0
 """Budget of one small statement."""
+_CLOSE_S = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +95,7 @@ class Lease:
         return connection
 
     async def check_epoch(self, connection: Connection) -> int:
-        """n of the last group, if the shard is still ours.
+        """Number of the last group, if the shard is still ours.
 
         Raises:
             FatalError: another process took it.
@@ -107,6 +108,11 @@ class Lease:
             raise FatalError(f"shard {self._name!r} was taken over by {holder}")
         return int(row["group_seq"])
 
+    async def check(self) -> None:
+        """The same on a connection of its own, as the one that holds the lock may be at work."""
+        async with connected(self._dsn, f"lifeline {self._name} check") as connection:
+            await self.check_epoch(connection)
+
     def drop(self) -> None:
         """Give up the connection: its state is unknown, so it is never used again."""
         if self._connection is not None:
@@ -118,8 +124,11 @@ class Lease:
         self.held = None
         connection, self._connection = self._connection, None
         if connection is not None:
-            async with budget(_STEP_S, "close the connection"):
-                await connection.close()
+            try:
+                async with budget(_CLOSE_S, "close the connection"):
+                    await connection.close()
+            except TransientError:
+                connection.terminate()
 
     async def _number(self, connection: Connection) -> int:
         async with budget(_STEP_S, "register the shard"):

@@ -1,7 +1,8 @@
 """The schema: forward-only SQL files in two levels, and the ledger of those applied.
 
-`schema/plain` is for any PostgreSQL from 15 on; `schema/timescale` follows where the TimescaleDB extension is installed in
-the database. An applied file never changes; a change is a new file.
+`schema/plain` is for any PostgreSQL from 15 on; `schema/timescale` follows where the TimescaleDB extension is installed
+in the database; its Apache edition lacks what that needs and counts as plain. An applied file never changes; a change
+is a new file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import structlog
 
 from lifeline_stream.errors import ConfigError, Problem
 from lifeline_stream.store import sql
-from lifeline_stream.store.database import Connection, budget
+from lifeline_stream.store.database import Connection, budget, transaction
 
 SQL = sql.load(__file__)
 SCHEMA = Path(__file__).parent / "schema"
@@ -27,7 +28,7 @@ UPGRADE_S = 3600.0
 _LOCK = 0x4C4C_5343
 """Advisory lock of an upgrade; any number that nothing else uses."""
 _OLDEST_SERVER = 150_000
-_OLDEST_TIMESCALE = (2, 18)
+_OLDEST_TIMESCALE = (2, 19)
 
 log = structlog.get_logger(__name__)
 
@@ -65,15 +66,26 @@ async def upgrade(connection: Connection) -> list[str]:
         TransientError: the database is away.
         FatalError: a file failed; those before it stay applied.
     """
-    async with budget(UPGRADE_S, "upgrade the schema"), _lock(connection):
-        await connection.execute(SQL["create_ledger"])
-        todo = await _missing(connection)
-        for migration in todo:
-            async with connection.transaction():
-                await connection.execute(migration.text)
-                await connection.execute(SQL["enter"], migration.name, migration.checksum)
-            log.info("migration applied", migration=migration.name)
-        return [migration.name for migration in todo]
+    applied = []
+    async with budget(UPGRADE_S, "upgrade the schema"):
+        async with _turn(connection):
+            await connection.execute(SQL["create_ledger"])
+        for migration in await _missing(connection):
+            async with _turn(connection):
+                if not await connection.fetchval(SQL["is_applied"], migration.name):
+                    await connection.execute(migration.text)
+                    await connection.execute(SQL["enter"], migration.name, migration.checksum)
+                    applied.append(migration.name)
+                    log.info("migration applied", migration=migration.name)
+    return applied
+
+
+@asynccontextmanager
+async def _turn(connection: Connection) -> AsyncIterator[None]:
+    """A transaction that no other upgrade runs beside."""
+    async with transaction(connection):
+        await connection.execute(SQL["lock"], _LOCK)
+        yield
 
 
 async def pending(connection: Connection) -> list[str]:
@@ -84,16 +96,6 @@ async def pending(connection: Connection) -> list[str]:
     """
     async with budget(UPGRADE_S, "read the schema's ledger"):
         return [migration.name for migration in await _missing(connection)]
-
-
-@asynccontextmanager
-async def _lock(connection: Connection) -> AsyncIterator[None]:
-    await connection.execute(SQL["lock"], _LOCK)
-    try:
-        yield
-    finally:
-        if not connection.is_closed():
-            await connection.execute(SQL["unlock"], _LOCK)
 
 
 async def _missing(connection: Connection) -> list[Migration]:
@@ -113,14 +115,18 @@ async def _has_timescale(connection: Connection) -> bool:
     if version is None:
         return False
     if tuple(int(part) for part in version.split("-")[0].split(".")[:2]) < _OLDEST_TIMESCALE:
-        raise _wrong("timescaledb", f"version {version} is installed; 2.18 or later is needed: ALTER EXTENSION … UPDATE")
+        raise _wrong(
+            "timescaledb", f"version {version} is installed; 2.19 or later is needed: ALTER EXTENSION … UPDATE"
+        )
     return True
 
 
 def _check(applied: dict[str, str], known: list[Migration]) -> None:
     checksums = {migration.name: migration.checksum for migration in known}
     if strangers := [name for name in applied if name not in checksums]:
-        raise _wrong(strangers[0], "is applied and not known to this program: it is older than the schema; upgrade the program")
+        raise _wrong(
+            strangers[0], "is applied and not known to this program: it is older than the schema; upgrade the program"
+        )
     if changed := [name for name in applied if applied[name] != checksums[name]]:
         raise _wrong(changed[0], "was changed after it was applied: put the file back and write a new one")
 

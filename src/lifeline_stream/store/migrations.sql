@@ -14,14 +14,15 @@ SELECT name, checksum FROM schema_migration ORDER BY name;
 -- enter --
 INSERT INTO schema_migration (name, checksum) VALUES ($1, $2);
 
--- lock --
-SELECT pg_advisory_lock($1::bigint);
+-- is_applied --
+SELECT EXISTS (SELECT FROM schema_migration WHERE name = $1);
 
--- unlock --
-SELECT pg_advisory_unlock($1::bigint);
+-- lock --
+SELECT pg_advisory_xact_lock($1::bigint);
 
 -- server_version --
 SELECT current_setting('server_version_num');
 
 -- timescale_version --
-SELECT extversion FROM pg_extension WHERE extname = 'timescaledb';
+SELECT extversion FROM pg_extension
+WHERE extname = 'timescaledb' AND current_setting('timescaledb.license', true) IS DISTINCT FROM 'apache';

@@ -1,11 +1,12 @@
-"""The outbox as the deliverer sees it: at least once, in order for each alarm, one deliverer at a time for each item."""
+"""The outbox as the deliverer sees it: at least once, each alarm in order, one deliverer at a time for each item."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lifeline_stream.store import sql
-from lifeline_stream.store.database import Pool, budget, storable
+from lifeline_stream.store.database import Queryable, budget, storable
 
 SQL = sql.load(__file__)
 STEP_S = 10.0
@@ -51,19 +52,19 @@ class Backlog(NamedTuple):
 class OutboxStore:
     """Items of one target. Times are µs since 1970 UTC, given by the caller."""
 
-    def __init__(self, pool: Pool, target: str) -> None:
-        """Deliver to `target` over connections of `pool`."""
-        self._pool = pool
+    def __init__(self, database: Queryable, target: str) -> None:
+        """Deliver to `target` what `database` holds."""
+        self._database = database
         self._target = target
 
     async def claim_due(self, limit: int, now_us: int) -> list[Due]:
         """Take items whose time has come, oldest first; an item waits for the earlier ones of its alarm.
 
-        The claim lasts `LEASE_S`; a deliverer that dies in between has its items sent again. Nothing while the target is
-        disabled.
+        The claim lasts `LEASE_S`; a deliverer that dies in between has its items sent again. Nothing while the target
+        is disabled.
         """
         async with budget(STEP_S, "claim from the outbox"):
-            rows = await self._pool.fetch(SQL["claim"], limit, now_us, now_us + int(LEASE_S * 1e6), self._target)
+            rows = await self._database.fetch(SQL["claim"], limit, now_us, now_us + int(LEASE_S * 1e6), self._target)
         return sorted((Due(*row) for row in rows), key=lambda due: due.at_us)
 
     async def mark_delivered(self, id_: str, at_us: int, result: str) -> None:
@@ -78,9 +79,15 @@ class OutboxStore:
         """The target will never take it."""
         await self._mark(id_, "failed", at_us, result)
 
+    async def reconcile(self, ids: Sequence[str], at_us: int) -> list[str]:
+        """Mark what was delivered straight from memory; those of the ids that the outbox has."""
+        async with budget(STEP_S, "reconcile the outbox"):
+            await self._database.execute(SQL["reconcile"], list(ids), at_us)
+            return [row["id"] for row in await self._database.fetch(SQL["known"], list(ids))]
+
     async def _mark(self, id_: str, state: str, at_us: int, result: str) -> None:
         async with budget(STEP_S, "mark in the outbox"):
-            await self._pool.execute(SQL["mark"], id_, state, at_us, storable(result))
+            await self._database.execute(SQL["mark"], id_, state, at_us, storable(result))
 
     async def release_held(self, now_us: int) -> tuple[int, int]:
         """Judge the held items again.
@@ -92,27 +99,27 @@ class OutboxStore:
             How many became due, and how many were skipped.
         """
         async with budget(STEP_S, "release held items"):
-            skipped = await self._pool.fetch(SQL["skip_ended"])
-            released = await self._pool.fetch(SQL["release_current"], now_us, now_us - int(CURRENT_S * 1e6))
+            skipped = await self._database.fetch(SQL["skip_ended"])
+            released = await self._database.fetch(SQL["release_current"], now_us, now_us - int(CURRENT_S * 1e6))
         return len(released), len(skipped)
 
     async def backlog(self) -> Backlog:
         """What waits, held items apart."""
         async with budget(STEP_S, "count the outbox"):
-            return Backlog(*await self._pool.fetchrow(SQL["backlog"]))
+            return Backlog(*await self._database.fetchrow(SQL["backlog"]))
 
     async def disable_target(self, at_us: int, reason: str) -> None:
         """Send nothing more to the target; what is due stays due."""
         async with budget(STEP_S, "disable the target"):
-            await self._pool.execute(SQL["disable"], self._target, at_us, storable(reason))
+            await self._database.execute(SQL["disable"], self._target, at_us, storable(reason))
 
     async def enable_target(self) -> None:
         """Send to the target again."""
         async with budget(STEP_S, "enable the target"):
-            await self._pool.execute(SQL["enable"], self._target)
+            await self._database.execute(SQL["enable"], self._target)
 
     async def why_disabled(self) -> str | None:
         """Why nothing is sent to the target, or None."""
         async with budget(STEP_S, "look up the target"):
-            reason: str | None = await self._pool.fetchval(SQL["why_disabled"], self._target)
+            reason: str | None = await self._database.fetchval(SQL["why_disabled"], self._target)
         return reason

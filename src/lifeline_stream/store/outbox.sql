@@ -18,6 +18,13 @@ UPDATE outbox SET
     delivered_at = CASE WHEN $2 = 'delivered' THEN time_of($3) END
 WHERE id = $1 AND state <> 'delivered';
 
+-- reconcile --
+UPDATE outbox SET state = 'delivered', delivered_at = time_of($2), result = 'straight from memory'
+WHERE id = ANY($1) AND state <> 'delivered';
+
+-- known --
+SELECT id FROM outbox WHERE id = ANY($1);
+
 -- skip_ended --
 UPDATE outbox o SET state = 'skipped', result = 'the alarm ended while its channel was behind'
 FROM alarm a

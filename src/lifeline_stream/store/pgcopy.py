@@ -1,7 +1,8 @@
 """PostgreSQL's binary COPY format, written from and read into numpy structured arrays.
 
 A row of fixed width is one big-endian record: its number of fields, then length and bytes of each field. So a table is
-one array, and encoding it is a byte swap per column. https://www.postgresql.org/docs/current/sql-copy.html, *Binary Format*.
+one array, and encoding it is a byte swap per column.
+https://www.postgresql.org/docs/current/sql-copy.html, *Binary Format*.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Layout:
     """Layout of the rows of one table, all of fixed width and without NULL."""
 
     def __init__(self, **columns: str) -> None:
-        """Name the columns in order, with the dtype of their wire form: `>i4`, `>i8`, `>f8` …"""
+        """Name the columns in order, with the dtype of their wire form: `>i4`, `>i8`, `>f8` and so on."""
         self.columns = tuple(columns)
         fields = [("n_fields", ">i2")]
         for name, kind in columns.items():
@@ -44,7 +45,7 @@ class Layout:
 
         >>> rows = Layout(channel=">i4", value=">f8").encode(channel=np.array([7, 8]), value=0.5)
         >>> rows[0].tobytes().hex(" ", 4)
-        '00 02000000 04000000 07000000 083fe000 00000000 00'
+        '0002 00000004 00000007 00000008 3fe00000 00000000'
         """
         n = max(len(v) for v in values.values() if isinstance(v, np.ndarray))
         rows = np.empty(n, self.dtype)
@@ -63,14 +64,16 @@ class Layout:
         if body < 0 or body % self.dtype.itemsize or copied[-2:] != TRAILER:
             raise ValueError(f"a COPY stream of {len(copied)} bytes does not hold rows of {self.dtype.itemsize}")
         rows: Records = np.frombuffer(copied, self.dtype, body // self.dtype.itemsize, len(HEADER))
-        if any((rows[name] != self._empty_row[name]).any() for name in self.dtype.names or () if name not in self.columns):
+        if any(
+            (rows[name] != self._empty_row[name]).any() for name in self.dtype.names or () if name not in self.columns
+        ):
             raise ValueError("a COPY stream has rows of another layout")
         return rows
 
 
-def stream(rows: Records) -> bytes:
-    """The whole COPY stream of rows of fixed width."""
-    return b"".join((HEADER, memoryview(np.ascontiguousarray(rows)).cast("B") if len(rows) else b"", TRAILER))
+def stream(rows: Records) -> bytearray:
+    """The whole COPY stream of rows of fixed width; no `bytes`, which asyncpg takes for the name of a file."""
+    return bytearray().join((HEADER, rows.tobytes(), TRAILER))
 
 
 READING = Layout(channel=">i4", ts=">i8", value=">f8", quality=">i2", gateway_lag_ms=">i4", group_seq=">i8")
@@ -124,9 +127,9 @@ _ARRAY = struct.Struct(">iiiiii")
 _EMPTY_ARRAY_BYTES = 12
 
 
-def encode_blocks(blocks: Iterable[Block], group_seq: int) -> bytes:
+def encode_blocks(blocks: Iterable[Block], group_seq: int) -> bytearray:
     """The whole COPY stream of `WAVEFORM_COLUMNS`, in the given order."""
-    parts = [HEADER]
+    parts: list[bytes] = [HEADER]
     for block in blocks:
         n = len(block.samples)
         samples = np.empty(n, _SAMPLE)
@@ -138,7 +141,7 @@ def encode_blocks(blocks: Iterable[Block], group_seq: int) -> bytes:
             _TAIL.pack(2, block.quality, 8, group_seq),
         ]
     parts.append(TRAILER)
-    return b"".join(parts)
+    return bytearray().join(parts)
 
 
 class StoredBlock(NamedTuple):

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from lifeline_stream.store import sql
-from lifeline_stream.store.database import QUERY_S, Connection, Pool, budget
+from lifeline_stream.store.database import QUERY_S, Queryable, budget
 
 SQL = sql.load(__file__)
 
@@ -46,8 +46,17 @@ class AlarmPage(NamedTuple):
     total: int
 
 
+class UnknownName(NamedTuple):
+    """A name that a gateway sent and the registry does not know."""
+
+    source: str
+    detail: str
+    n_readings: int
+    last_at: datetime
+
+
 async def alarms(  # noqa: PLR0913 - one argument per filter
-    database: Pool | Connection,
+    database: Queryable,
     *,
     active: bool | None = None,
     severity: int | None = None,
@@ -74,13 +83,37 @@ async def alarms(  # noqa: PLR0913 - one argument per filter
     return AlarmPage([AlarmRow(*row) for row in rows], total)
 
 
-async def newest_alarms(database: Pool | Connection, limit: int) -> list[AlarmRow]:
+async def newest_alarms(database: Queryable, limit: int) -> list[AlarmRow]:
     """The alarms raised last, newest first."""
     async with budget(QUERY_S, "read the newest alarms"):
         return [AlarmRow(*row) for row in await database.fetch(SQL["alarms"], None, None, None, None, limit, 0)]
 
 
-async def open_by_severity(database: Pool | Connection) -> dict[int, int]:
+async def open_by_severity(database: Queryable) -> dict[int, int]:
     """How many alarms hold, by severity; a severity without one is missing."""
     async with budget(QUERY_S, "count the alarms"):
         return dict(await database.fetch(SQL["open_by_severity"]))
+
+
+async def unknown_channels(database: Queryable) -> list[UnknownName]:
+    """Names that were refused as unknown, the latest first."""
+    async with budget(QUERY_S, "read the rejects"):
+        return [UnknownName(*row) for row in await database.fetch(SQL["unknown_channels"])]
+
+
+async def open_by_domain(database: Queryable) -> dict[str, int]:
+    """How many alarms hold, by domain; a domain without one is missing."""
+    async with budget(QUERY_S, "count the alarms"):
+        return dict(await database.fetch(SQL["open_by_domain"]))
+
+
+async def raised_by_domain(database: Queryable, after_seq: int) -> dict[str, int]:
+    """How many alarms were raised in groups after a stored `group_seq`, by domain."""
+    async with budget(QUERY_S, "count the alarms"):
+        return dict(await database.fetch(SQL["raised_by_domain"], after_seq))
+
+
+async def rejected_by_source(database: Queryable, after_seq: int) -> dict[str, int]:
+    """How many readings were rejected in groups after a stored `group_seq`, by source."""
+    async with budget(QUERY_S, "count the rejects"):
+        return dict(await database.fetch(SQL["rejected_by_source"], after_seq))

@@ -14,3 +14,16 @@ WHERE ($1::boolean IS NULL OR a.active = $1) AND ($2::integer IS NULL OR a.sever
 
 -- open_by_severity --
 SELECT severity, count(*) FROM alarm_v WHERE active GROUP BY severity ORDER BY severity;
+
+-- unknown_channels --
+SELECT source, detail, sum(n_readings)::bigint, max(received_at)
+FROM reject WHERE reason = 'unknown_channel' GROUP BY source, detail ORDER BY max(received_at) DESC, detail;
+
+-- open_by_domain --
+SELECT domain, count(*) FROM alarm_v WHERE active GROUP BY domain;
+
+-- raised_by_domain --
+SELECT c.domain, count(*) FROM alarm a JOIN channel c USING (channel) WHERE a.group_seq > $1 GROUP BY c.domain;
+
+-- rejected_by_source --
+SELECT source, sum(n_readings)::bigint FROM reject WHERE group_seq > $1 GROUP BY source;

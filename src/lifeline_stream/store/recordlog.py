@@ -1,7 +1,7 @@
 """A file of records that survives a crash: what `append` returned from is on the disk.
 
-A record is magic, length, CRC-32 and payload, and one append writes one record and syncs it. So after a crash only the last
-record can be torn, and nobody was told that it is safe; anything else that does not check is damage.
+A record is magic, length, CRC-32 and payload, and one append writes one record and syncs it. So after a crash only the
+last record can be torn, and nobody was told that it is safe; anything else that does not check is damage.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the database refuses for good: found by bisection, turned into rejects, so that one value never blocks the rest."""
+"""What the database refuses for good: found by bisection, made rejects, so that one value never blocks the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lifeline_stream.core.model import Block, ConditionEvent, ReadingBatch, Reject, RejectReason
-from lifeline_stream.store.database import FOREIGN, Connection, Fault, fault_of
+from lifeline_stream.store.database import FOREIGN, Connection, Fault, fault_of, transaction
 from lifeline_stream.store.group import OutboxItem
 
 _SINGLY = 100
@@ -29,8 +29,8 @@ Describe = Callable[[int, int], str]
 class Sieve:
     """Writes the parts of a group; in careful mode finds what can't be written.
 
-    A group is first written without savepoints. When the database refuses a value the transaction is over, and the group is
-    tried once more, carefully.
+    A group is first written without savepoints. When the database refuses a value the transaction is over, and the
+    group is tried once more, carefully.
     """
 
     connection: Connection
@@ -46,7 +46,7 @@ class Sieve:
         while stretches:
             first, last = stretches.pop()
             try:
-                async with self.connection.transaction():
+                async with transaction(self.connection):
                     await write(first, last)
             except FOREIGN as error:
                 if fault_of(error) is not Fault.DATA:
@@ -67,7 +67,9 @@ class Sieve:
 
 def readings_as_json(batch: ReadingBatch) -> str:
     """Readings as a JSON list, one object each."""
-    rows = zip(batch.channel_ix.tolist(), batch.ts_us.tolist(), batch.value.tolist(), batch.quality.tolist(), strict=True)
+    rows = zip(
+        batch.channel_ix.tolist(), batch.ts_us.tolist(), batch.value.tolist(), batch.quality.tolist(), strict=True
+    )
     return _json([{"channel_ix": c, "ts_us": t, "value": v, "quality": q} for c, t, v, q in rows])
 
 

@@ -10,7 +10,7 @@ import structlog
 
 from lifeline_stream.core.catalog import Catalog
 from lifeline_stream.store import sql
-from lifeline_stream.store.database import Connection, budget
+from lifeline_stream.store.database import Connection, budget, transaction
 
 SQL = sql.load(__file__)
 SYNC_S = 120.0
@@ -31,13 +31,14 @@ async def sync_registry(connection: Connection, catalog: Catalog, unit_of: Mappi
         The number of every declared channel: a known one keeps its own, a new one gets the next.
     """
     assets = [
-        (a.asset_id, a.name, a.domain, a.kind, json.dumps(a.districts), a.owner, a.lon, a.lat, a.risk) for a in catalog.assets
+        (a.asset_id, a.name, a.domain, a.kind, json.dumps(a.districts), a.owner, a.lon, a.lat, a.risk)
+        for a in catalog.assets
     ]
     channels = [
         (c.id, c.device, c.asset, c.county, c.domain, c.sensor, unit_of.get(c.sensor, ""), c.every_s)
         for c in catalog.channels
     ]  # fmt: skip
-    async with budget(SYNC_S, "store the registry"), connection.transaction():
+    async with budget(SYNC_S, "store the registry"), transaction(connection):
         await connection.execute(SQL["lock"])
         for table, rows, width in (
             ("district", catalog.districts, 4),

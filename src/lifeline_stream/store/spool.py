@@ -23,7 +23,7 @@ SEGMENT_BYTES = 16 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-class SpoolFull(TransientError):
+class SpoolFull(TransientError):  # noqa: N818 - a state to wait for
     """The spool holds all that it may: take nothing more until the database is back."""
 
 
@@ -187,6 +187,7 @@ class _Stored(msgspec.Struct, array_like=True):
     events: list[ConditionEvent]
     outbox: list[OutboxItem]
     state: bytes | None
+    looked_back: tuple[list[ConditionEvent], list[OutboxItem]] | None
 
 
 _DTYPES = (np.int32, np.int64, np.float64, np.uint8, np.int32)
@@ -207,6 +208,7 @@ def _encode(group: CommitGroup) -> bytes:
         group.events,
         group.outbox,
         group.state,
+        group.looked_back,
     )
     return msgspec.msgpack.encode(stored)
 
@@ -227,4 +229,5 @@ def _decode(record: bytes) -> CommitGroup:
         outbox=stored.outbox,
         state=stored.state,
         token=stored.token,
+        _late=stored.looked_back,
     )

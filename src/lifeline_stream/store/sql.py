@@ -18,9 +18,9 @@ def load(module_file: str) -> dict[str, str]:
 
 
 def parse(text: str) -> dict[str, str]:
-    """Split a file at its headers.
+    r"""Split a file at its headers.
 
-    >>> parse("-- one --\\nSELECT 1;\\n-- two --\\nSELECT 2;")
+    >>> parse("-- one --\nSELECT 1;\n-- two --\nSELECT 2;")
     {'one': 'SELECT 1', 'two': 'SELECT 2'}
     """
     _, *parts = _HEADER.split(text)

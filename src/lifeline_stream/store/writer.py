@@ -13,7 +13,7 @@ import structlog
 from lifeline_stream.core.model import LATE, Block, Int32s, Int64s, ReadingBatch, Reject
 from lifeline_stream.errors import FatalError
 from lifeline_stream.store import book, late, pgcopy, refuse, sql
-from lifeline_stream.store.database import FOREIGN, Connection, Fault, budget, fault_of, storable
+from lifeline_stream.store.database import FOREIGN, Connection, Fault, budget, fault_of, storable, transaction
 from lifeline_stream.store.group import SHARD_SPAN, CommitGroup, Committed, OnLate, OutboxItem, Rule, RuleOf
 from lifeline_stream.store.lease import Lease, Shard
 
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 class ShardWriter:
     """Owns a shard and writes its groups in order."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a writer
         self,
         dsn: str,
         shard: str,
@@ -73,6 +73,15 @@ class ShardWriter:
     def epoch_is_good(self) -> bool:
         """The last that we heard, the shard was ours."""
         return self._lease.held is not None
+
+    async def check(self) -> None:
+        """Make sure that the shard is still ours, on a connection of its own.
+
+        Raises:
+            TransientError: the database is away.
+            FatalError: another process owns the shard.
+        """
+        await self._lease.check()
 
     async def commit(self, group: CommitGroup, on_late: OnLate) -> Committed:
         """Write a group, or find that an earlier attempt did.
@@ -134,7 +143,7 @@ class ShardWriter:
         shard = self._lease.held
         if shard is None:
             raise FatalError("the shard is not open")
-        async with connection.transaction():
+        async with transaction(connection):
             if await connection.fetchval(SQL["guard"], shard.shard, shard.epoch, group.seq):
                 write = _Transaction(connection, group, shard, refuse.Sieve(connection, careful))
                 group.outcome = await write.all(on_late, self._rule_of)
@@ -162,6 +171,8 @@ class _Transaction:
     done: Committed = field(default_factory=Committed)
     n_readings: int = 0
     n_samples: int = 0
+    channels: list[Int32s] = field(default_factory=list)
+    """Of each reading and sample that was stored."""
     times: list[Int64s] = field(default_factory=list)
     """Event times of the rows that were stored, µs."""
     surviving: list[ReadingBatch] = field(default_factory=list)
@@ -185,6 +196,8 @@ class _Transaction:
             await self._state(group.state)
         await self._close()
         self.done.n_stored = self.n_readings + self.n_samples
+        if self.channels:
+            self.done.by_channel = np.bincount(np.concatenate(self.channels))
         return self.done
 
     # ── readings and blocks ──────────────────────────────────────────────────────────────────────────────────────────
@@ -221,6 +234,7 @@ class _Transaction:
 
     def _note(self, batch: ReadingBatch) -> None:
         self.n_readings += len(batch)
+        self.channels.append(batch.channel_ix)
         self.times.append(batch.ts_us)
         self.surviving.append(batch.take(batch.late))
 
@@ -237,6 +251,7 @@ class _Transaction:
             part.sort(key=lambda block: (block.channel_ix, block.t0_us))
             await self._copy("waveform", pgcopy.encode_blocks(part, self.group_seq), pgcopy.WAVEFORM_COLUMNS)
             self.n_samples += sum(len(block.samples) for block in part)
+            self.channels += [np.full(len(block.samples), block.channel_ix, np.int32) for block in part]
             self.times.append(np.array([block.t0_us for block in part], np.int64))
             self.surviving += [block.as_readings() for block in part if block.quality & LATE]
             if compare:
@@ -244,7 +259,7 @@ class _Transaction:
 
         await self.sieve.write(len(blocks), write, lambda a, b: refuse.blocks_as_json(blocks[a:b]))
 
-    async def _copy(self, table: str, copied: bytes, columns: Sequence[str]) -> None:
+    async def _copy(self, table: str, copied: bytearray, columns: Sequence[str]) -> None:
         await self.connection.copy_to_table(table, source=copied, format="binary", columns=columns)
 
     def _count(self, sifted: late.Sifted) -> None:

@@ -70,6 +70,8 @@ CREATE TABLE reading (
 );
 CREATE INDEX reading_channel_ts ON reading (channel, ts);
 CREATE INDEX reading_group_seq ON reading USING brin (group_seq);
+-- For a time range of the view reading_1m; the expression is that of its bucket.
+CREATE INDEX reading_minute ON reading USING brin (date_bin('1 minute', ts, '2000-01-03Z'));
 
 CREATE TABLE waveform (
     channel   integer NOT NULL,
@@ -82,6 +84,7 @@ CREATE TABLE waveform (
 );
 CREATE INDEX waveform_channel_t0 ON waveform (channel, t0);
 CREATE INDEX waveform_group_seq ON waveform USING brin (group_seq);
+CREATE INDEX waveform_t0 ON waveform USING brin (t0);
 
 CREATE TABLE reject (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -94,6 +97,7 @@ CREATE TABLE reject (
     shard       text NOT NULL,
     group_seq   bigint NOT NULL
 );
+CREATE INDEX reject_received_at ON reject USING brin (received_at);
 
 -- Who writes, and what has been written. group_seq of a row is shard_no * 2^40 + n: unique over shards, ascending in each.
 

@@ -4,6 +4,13 @@ CREATE VIEW reading_v AS
 SELECT c.id AS channel, r.ts, r.value, (r.quality & 15)::smallint AS quality, c.county, c.domain
 FROM reading r JOIN channel c USING (channel);
 
+CREATE VIEW waveform_v AS
+SELECT c.id AS channel, w.t0, w.rate_hz, w.n, w.samples, (w.quality & 15)::smallint AS quality, c.county, c.domain
+FROM waveform w JOIN channel c USING (channel);
+
+CREATE VIEW channel_v AS
+SELECT id AS channel, device, asset, county, domain, sensor, unit, every_s FROM channel WHERE NOT retired;
+
 CREATE VIEW alarm_v AS
 SELECT a.alarm_id, c.id AS channel, c.asset, c.county, c.domain, c.sensor, c.unit, a.detector, a.class,
        a.severity, a.peak_severity, a.active, a.onset, a.raised_at, a.cleared_at, a.value, a.limit_value,
