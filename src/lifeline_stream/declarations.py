@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,9 +12,11 @@ from pydantic import BaseModel, Field, ValidationError
 
 from lifeline_stream.city.registry import read_registry
 from lifeline_stream.core.cases import run_case
+from lifeline_stream.core.catalog import Catalog
 from lifeline_stream.core.packs import Model, Pack
 from lifeline_stream.errors import ConfigError, Problem
 from lifeline_stream.fleet.options import FleetOptions
+from lifeline_stream.fleet.scenario import Scenario
 from lifeline_stream.resources import find, named
 
 M = TypeVar("M", bound=BaseModel)
@@ -75,7 +78,8 @@ def validate(kind: type[M], path: Path) -> tuple[M | None, list[Problem]]:
 def _problem(path: Path, raw: dict[str, Any], loc: Iterable[int | str], message: str) -> Problem:
     """Say where in the file it is, by the id of the entry it is in."""
     place: Any = raw
-    name, steps = "", []
+    name = ""
+    steps: list[str] = []
     for step in loc:
         if isinstance(step, int):
             steps[-1] += f"[{step + 1}]"
@@ -96,7 +100,10 @@ def _holds(place: Any, step: int | str) -> bool:  # noqa: ANN401 - anything that
 
 
 def read_packs(folder: Path) -> tuple[list[Pack], list[Problem]]:
-    """All packs of a folder, and what is wrong with them; their cases are not run."""
+    """All packs of a folder, and what is wrong with them; their cases are not run.
+
+    Of a pack with wrong entries the others are there, so that what refers to them can be checked too.
+    """
     packs, problems = [], []
     paths = sorted(folder.glob("*.toml"))
     if not paths:
@@ -105,12 +112,29 @@ def read_packs(folder: Path) -> tuple[list[Pack], list[Problem]]:
         pack, found = validate(Pack, path)
         problems += found
         if pack is None:
+            pack = _without_wrong_entries(path)
+        else:
+            problems += [Problem(str(path), "", place, text) for place, text in pack.problems()]
+        if pack is None:
             continue
-        problems += [Problem(str(path), "", place, text) for place, text in pack.problems()]
         if pack.domain.id != path.stem:
             problems.append(Problem(str(path), pack.domain.id, "domain.id", f"must be the file's name, {path.stem!r}"))
         packs.append(pack)
     return packs, problems
+
+
+def _without_wrong_entries(path: Path) -> Pack | None:
+    raw, _ = read_toml(path)
+    try:
+        return Pack.model_validate(raw)
+    except ValidationError as error:
+        wrong = {tuple(e["loc"][:2]) for e in error.errors()}
+    entries = {key: part for key, part in raw.items() if isinstance(part, list)}
+    sound = {key: [e for i, e in enumerate(part) if (key, i) not in wrong] for key, part in entries.items()}
+    try:
+        return Pack.model_validate(raw | sound)
+    except ValidationError:
+        return None
 
 
 def load_packs(folder: Path) -> list[Pack]:
@@ -159,31 +183,40 @@ class Checked(Model):
 
 
 def check_all(packs_folder: Path, topology_paths: Iterable[Path]) -> Checked:
-    """Every pack with its cases, every topology, and every registry that a topology names."""
+    """Every pack, with its cases where the pack is right, every topology, and every registry that a topology names."""
     packs, problems = read_packs(packs_folder)
-    if not problems:
-        problems += run_cases(packs_folder, packs)
-    registries: dict[Path, None] = {}
-    n_topologies = 0
-    for path in topology_paths:
+    unsound = {problem.file for problem in problems}
+    problems += run_cases(packs_folder, (p for p in packs if str(packs_folder / f"{p.domain.id}.toml") not in unsound))
+    paths = list(topology_paths)
+    cities: dict[Path, Catalog] = {}
+    for path in paths:
         topology, found = validate(Topology, path)
         problems += found
-        n_topologies += 1
-        if topology is not None:
-            try:
-                registries[topology.registry_path()] = None
-            except ConfigError as error:
-                problems += [Problem(str(path), p.id, "registry", f"{p.file}: {p.text}") for p in error.problems]
-    n_channels = 0
-    for folder in registries:
-        catalog, found = read_registry(folder, packs)
-        problems += found
-        n_channels += len(catalog.channels)
+        if topology is None:
+            continue
+        try:
+            folder = topology.registry_path()
+        except ConfigError as error:
+            problems += [Problem(str(path), p.id, "registry", f"{p.file}: {p.text}") for p in error.problems]
+            continue
+        if folder not in cities:
+            cities[folder], found = read_registry(folder, packs)
+            problems += found
+        problems += _misplaced(path, topology, cities[folder])
     return Checked(
         n_packs=len(packs),
         n_detectors=sum(len(p.detector) for p in packs),
         n_cases=sum(len(p.case) for p in packs),
-        n_topologies=n_topologies,
-        n_channels=n_channels,
+        n_topologies=len(paths),
+        n_channels=sum(len(city.channels) for city in cities.values()),
         problems=tuple(sorted(problems)),
     )
+
+
+def _misplaced(path: Path, topology: Topology, city: Catalog) -> list[Problem]:
+    """Incidents at places that the city does not have."""
+    try:
+        Scenario(city, topology.fleet, 0)
+    except ConfigError as error:
+        return [replace(problem, file=str(path)) for problem in error.problems]
+    return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from lifeline_stream.errors import ConfigError, Problem
 from lifeline_stream.resources import find
 
+PREFIX = "LIFELINE__"
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -66,6 +68,7 @@ class Ingest(Section):
     window_messages: PositiveInt = 40_000
     """Messages taken and not yet acknowledged, at most; the broker sends no more than 65,535."""
     window_rows: PositiveInt = 1_000_000
+    window_bytes: PositiveInt = 256 << 20
     state_every_s: PositiveFloat = 30.0
     commit_timeout_s: PositiveFloat = 30.0
     direct_after_s: PositiveFloat = 2.0
@@ -86,8 +89,12 @@ class Settings(BaseSettings):
     """All sections."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LIFELINE__", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
-    )  # fmt: skip
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
 
     data_dir: Path = Path(".data")
     """Spool, embedded database and broker state; kept between runs."""
@@ -118,6 +125,8 @@ def load_settings(path: Path | None = None) -> Settings:
         ConfigError: every problem of both, with file and field.
     """
     file = find("config", "lifeline.toml", path)
+    if strangers := _strangers():
+        raise ConfigError(strangers)
     try:
         return Settings(**tomllib.loads(file.read_text(encoding="utf-8")))
     except tomllib.TOMLDecodeError as error:
@@ -126,9 +135,19 @@ def load_settings(path: Path | None = None) -> Settings:
         raise ConfigError(_problem(str(file), e) for e in error.errors()) from None
 
 
+def _strangers() -> list[Problem]:
+    """Variables of the environment that name no section."""
+    sections = ", ".join(Settings.model_fields)
+    return [
+        Problem("environment", name, "", f"there is no such section or key; there are {sections}")
+        for name in os.environ
+        if name.upper().startswith(PREFIX) and name.split("__")[1].lower() not in Settings.model_fields
+    ]
+
+
 def _problem(file: str, error: Any) -> Problem:  # noqa: ANN401
     path = ".".join(map(str, error["loc"]))
-    variable = "LIFELINE__" + "__".join(str(part).upper() for part in error["loc"])
+    variable = PREFIX + "__".join(str(part).upper() for part in error["loc"])
     return Problem(file, "", path, f"{error['msg']} (here or in {variable})")
 
 

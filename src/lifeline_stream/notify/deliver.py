@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -21,6 +21,8 @@ GIVE_UP_AFTER_S = 24 * 3600.0
 AT_ONCE = 8
 POLL_S = 1.0
 CLAIM = 64
+_REMEMBERED = 100_000
+"""Ids of what was received that are kept in memory."""
 
 
 class Item(Protocol):
@@ -29,6 +31,10 @@ class Item(Protocol):
     @property
     def id(self) -> str:
         """The receiver's key against doubles."""
+
+    @property
+    def alarm_id(self) -> str:
+        """Items of one alarm go out in order."""
 
     @property
     def body(self) -> bytes:
@@ -69,8 +75,15 @@ class Outbox(Protocol):
         """Send nothing more."""
 
 
+T = TypeVar("T", bound=Item)
+
+
 class Deliverer:
-    """Sends what the outbox holds, and, while a commit is overdue, straight from memory."""
+    """Sends what the outbox holds, and, while a commit is overdue, straight from memory.
+
+    Both may have the same item in hand, as a commit whose answer was lost is in the outbox already: what was received
+    is not sent again.
+    """
 
     def __init__(self, outbox: Outbox, webhook: Webhook, on_result: Callable[[str], None] = lambda _: None) -> None:
         """Deliver from one outbox to one webhook; `on_result` is told the outcome of each attempt."""
@@ -78,6 +91,8 @@ class Deliverer:
         self._webhook = webhook
         self._on_result = on_result
         self._more = asyncio.Event()
+        self._received: dict[str, None] = {}
+        self._on_its_way: dict[str, asyncio.Event] = {}
 
     def wake(self) -> None:
         """There may be something to send."""
@@ -117,12 +132,33 @@ class Deliverer:
 
     async def _deliver(self, item: Due, room: asyncio.Semaphore) -> None:
         async with room:
+            delivery = await self._send(item)
+        try:
+            await self._record(item, delivery)
+        except TransientError as error:  # the claim runs out, and the item comes again
+            log.warning("outbox is out of reach", id=item.id, error=str(error))
+
+    async def _send(self, item: Item, as_: str = Outcome.DELIVERED) -> Delivery:
+        """Try once, unless it has been received; a success is counted as `as_`."""
+        while (other := self._on_its_way.get(item.id)) is not None:
+            await other.wait()
+        if item.id in self._received:
+            return Delivery(Outcome.DELIVERED, "received straight from memory")
+        ended = self._on_its_way[item.id] = asyncio.Event()
+        try:
             delivery = await self._webhook.send(item.id, item.body)
-        await self._record(item, delivery)
+        finally:
+            del self._on_its_way[item.id]
+            ended.set()
+        self._on_result(as_ if delivery.outcome is Outcome.DELIVERED else delivery.outcome)
+        if delivery.outcome is Outcome.DELIVERED:
+            self._received[item.id] = None
+            if len(self._received) > _REMEMBERED:
+                del self._received[next(iter(self._received))]
+        return delivery
 
     async def _record(self, item: Due, delivery: Delivery) -> None:
         now_us = _now_us()
-        self._on_result(delivery.outcome)
         if delivery.outcome is Outcome.DELIVERED:
             await self._outbox.mark_delivered(item.id, now_us, delivery.detail)
         elif delivery.outcome is Outcome.DISABLED:
@@ -138,12 +174,23 @@ class Deliverer:
             log.warning("delivery failed, will retry", id=item.id, answer=delivery.detail, wait_s=round(wait_s, 1))
             await self._outbox.mark_retry(item.id, now_us + int(wait_s * 1e6), delivery.detail)
 
-    async def deliver_direct(self, items: Sequence[Item]) -> list[Item]:
-        """Send past the outbox, once; those that were received. The outbox sends the others when it is back."""
-        deliveries = await asyncio.gather(*(self._webhook.send(item.id, item.body) for item in items))
-        received = [i for i, d in zip(items, deliveries, strict=True) if d.outcome is Outcome.DELIVERED]
-        for _ in received:
-            self._on_result("direct")
+    async def deliver_direct(self, items: Sequence[T]) -> list[T]:
+        """Send past the outbox, once, each alarm's items in order; those that were received."""
+        by_alarm: dict[str, list[T]] = {}
+        for item in items:
+            by_alarm.setdefault(item.alarm_id, []).append(item)
+        room = asyncio.Semaphore(AT_ONCE)
+        received = await asyncio.gather(*(self._send_in_order(mine, room) for mine in by_alarm.values()))
+        return [item for mine in received for item in mine]
+
+    async def _send_in_order(self, items: list[T], room: asyncio.Semaphore) -> list[T]:
+        """The items of one alarm, up to the first that is not received."""
+        received: list[T] = []
+        async with room:
+            for item in items:
+                if (await self._send(item, "direct")).outcome is not Outcome.DELIVERED:
+                    break
+                received.append(item)
         return received
 
 

@@ -94,6 +94,24 @@ class Webhook:
         except (httpx.HTTPError, OSError, TimeoutError) as error:
             return Delivery(Outcome.RETRY, f"{type(error).__name__}: {error}"[:_SHOWN])
 
+    async def reach(self) -> str:
+        """Resolve and connect, with TLS where it is used, and send nothing.
+
+        Returns:
+            Host and port.
+
+        Raises:
+            OSError: the receiver is out of reach, or where it may not be.
+        """
+        async with asyncio.timeout(TIMEOUT_S):
+            url, _ = await self._checked()
+            address = urlsplit(url)
+            tls = httpx.create_ssl_context() if address.scheme == "https" else None
+            name = self._parts.hostname if tls else None
+            _, writer = await asyncio.open_connection(address.hostname, address.port, ssl=tls, server_hostname=name)
+            writer.close()
+            return f"{self._parts.hostname}:{address.port}"
+
     async def _post(self, headers: dict[str, str], body: bytes) -> Delivery:
         url, host = await self._checked()
         extensions = {"sni_hostname": self._parts.hostname} if self._parts.scheme == "https" else {}
@@ -120,7 +138,7 @@ class Webhook:
         if not self._allow_private:
             private = [a for a in addresses if not ipaddress.ip_address(a).is_global]
             if private:
-                raise OSError(f"{host} is {private[0]}, which is not public: set webhook.allow_private if that is meant")
+                raise OSError(f"{host} is {private[0]}, which is not public: if that is meant, allow_private")
         address = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
         return urlunsplit(self._parts._replace(netloc=f"{address}:{port}")), self._parts.netloc.rpartition("@")[2]
 

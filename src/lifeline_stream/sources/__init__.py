@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 
 class Token(NamedTuple):
-    """What acknowledges a message: packet ids are only good within their connection."""
+    """What acknowledges a message: packet ids are only good within their connection.
+
+    Attributes:
+        connection: number of the connection that it came over.
+        packet_id: the broker's number for it.
+        qos: 0 needs no acknowledgement.
+    """
 
     connection: int
     packet_id: int
@@ -56,14 +63,25 @@ class Source(Protocol):
     def resumed_us(self) -> int:
         """When it last connected, µs since 1970 UTC; 0 before the first time."""
 
+    @property
+    def waiting(self) -> int:
+        """Messages received and not yet taken."""
 
+    @property
+    def in_flight(self) -> int:
+        """Messages of this connection that are not acknowledged yet, those that wait included."""
+
+
+@lru_cache(maxsize=16_384)
 def names_of(topic: str) -> tuple[str, str]:
     """Gateway and device of a topic `lifeline/v1/{gateway}/{device}/up`, or two empty names.
 
     >>> names_of("lifeline/v1/G01/M001/up")
     ('G01', 'M001')
+    >>> names_of("lifeline/v1//M001/up")
+    ('', '')
     """
     match topic.split("/"):
-        case ["lifeline", "v1", gateway, device, "up"]:
+        case ["lifeline", "v1", gateway, device, "up"] if gateway and device:
             return gateway, device
     return "", ""
