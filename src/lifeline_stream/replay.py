@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lifeline_stream.city.registry import load_registry
 from lifeline_stream.core.catalog import Catalog, Channel
 from lifeline_stream.core.detection import Detection
-from lifeline_stream.core.model import ConditionEvent, EventKind, Float64s, ReadingBatch
+from lifeline_stream.core.model import Bools, ConditionEvent, EventKind, Float32s, Float64s, Int64s, ReadingBatch
 from lifeline_stream.core.normalize import flagged
 from lifeline_stream.core.packs import Pack, Sensor
 from lifeline_stream.core.plan import compile_plan
@@ -26,6 +29,7 @@ from lifeline_stream.sources.replay import Trace, read_trace
 
 WORST = 4
 """Highest severity: a channel's score is its worst open grade as a share of it."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Assignment(NamedTuple):
@@ -37,13 +41,20 @@ class Assignment(NamedTuple):
 
 
 class Replayed(NamedTuple):
-    """What a replay did."""
+    """What a replay did.
+
+    Attributes:
+        n_repeated: readings at a time that their channel had already; the first one stays.
+        left_out: column that holds no numbers → what it holds.
+    """
 
     n_readings: int
     n_channels: int
     n_unwatched: int
     n_implausible: int
+    n_repeated: int
     n_events: int
+    left_out: dict[str, str]
 
 
 def parse_assignment(text: str) -> Assignment:
@@ -77,17 +88,17 @@ class Cast(NamedTuple):
     high: Float64s
 
 
-def cast_channels(
-    trace: Trace, assignments: Sequence[Assignment], city: Catalog | None, packs: Sequence[Pack]
-) -> Cast:
+def cast_channels(trace: Trace, assignments: Sequence[Assignment], city: Catalog | None, packs: Sequence[Pack]) -> Cast:
     """Give every column its sensor type: by the first assignment that matches, else by the registry.
 
+    The expected interval of a column is the registry's, else the trace's own, else the sensor type's.
+
     Raises:
-        ConfigError: an assignment matches nothing, or names no sensor type, or a unit does not fit.
+        ConfigError: an assignment matches nothing or names no sensor type, a unit does not fit, no column has a type.
     """
     sensors = {f"{p.domain.id}.{s.id}": s for p in packs for s in p.sensor}
     known = {channel.id: channel for channel in city.channels} if city else {}
-    _check(assignments, trace.channels, sensors)
+    _check(assignments, trace, sensors)
     channels: list[Channel] = []
     columns = np.tile([[1.0], [0.0], [-np.inf], [np.inf]], max(1, len(trace.channels)))
     problems: list[Problem] = []
@@ -96,30 +107,37 @@ def cast_channels(
         sensor_name = match.sensor if match else known[name].sensor if name in known else ""
         domain = sensor_name.partition(".")[0]
         base = known.get(name) or Channel(name, ix, name, "", name, "", domain, sensor_name, "", "", 1.0)
-        every_s = trace.every_s[ix]
+        sensor = sensors.get(sensor_name)
+        own_s = base.every_s if name in known else trace.every_s[ix]
+        every_s = own_s or (sensor.every_s if sensor else 1.0)
         channels.append(replace(base, ix=ix, domain=domain, sensor=sensor_name, every_s=every_s))
-        if sensor_name:
+        if sensor:
             unit = (match.unit if match else base.unit) or trace.units.get(name, "")
             try:
-                factor = _factor(unit, sensors[sensor_name])
+                factor = _factor(unit, sensor)
             except UnitError as error:
                 problems.append(Problem("--as", name, sensor_name, f"{error}; say the unit: …={sensor_name}@UNIT"))
                 continue
-            columns[:, ix] = (*factor, *sensors[sensor_name].plausible)
+            columns[:, ix] = (*factor, *sensor.plausible)
+    if not any(channel.sensor for channel in channels):
+        text = f"no column has a sensor type; give it by --as or --registry. There are {', '.join(trace.channels)}"
+        problems.append(Problem("--as", "", "", text))
     if problems:
         raise ConfigError(problems)
     return Cast(Catalog(tuple(channels), assets=city.assets if city else ()), *columns)
 
 
-def _check(assignments: Sequence[Assignment], channels: Sequence[str], sensors: dict[str, Sensor]) -> None:
+def _check(assignments: Sequence[Assignment], trace: Trace, sensors: dict[str, Sensor]) -> None:
     problems = []
     for a in assignments:
         if a.sensor not in sensors:
             domain = a.sensor.partition(".")[0]
             near = ", ".join(s for s in sensors if s.startswith(domain + ".")) or ", ".join(sorted(sensors))
             problems.append(Problem("--as", a.glob, a.sensor, f"no pack declares it; there are {near}"))
-        if not any(fnmatchcase(name, a.glob) for name in channels):
-            problems.append(Problem("--as", a.glob, "", f"matches no column; there are {', '.join(channels)}"))
+        if not any(fnmatchcase(name, a.glob) for name in trace.channels):
+            there = ", ".join(trace.channels)
+            no_numbers = "".join(f"; {name}: {why}" for name, why in trace.left_out.items())
+            problems.append(Problem("--as", a.glob, "", f"matches no column of numbers; there are {there}{no_numbers}"))
     if problems:
         raise ConfigError(problems)
 
@@ -147,7 +165,7 @@ class Replay:
         self._detection = Detection(self.plan, "event")
         self._classes = {d.id: d.class_ for p in packs for d in p.detector}
         self._now_us = 0
-        self.n_readings = self.n_implausible = 0
+        self.n_readings = self.n_implausible = self.n_repeated = 0
 
     def feed(self, raw: ReadingBatch) -> tuple[ReadingBatch, list[ConditionEvent]]:
         """One chunk of the trace in time order: its canonical readings, and the events."""
@@ -158,10 +176,11 @@ class Replay:
         self.n_implausible += int((quality != raw.quality).sum())
         # a trace is its own clock, so no stamp lies in the future
         self._now_us = max(self._now_us, int(raw.ts_us.max(initial=0)))
-        judged = self._detection.normalizer.arrive(ReadingBatch(ix, raw.ts_us, value, quality), self._now_us)
-        live = judged.take(~judged.late)
+        batch = ReadingBatch(ix, raw.ts_us, value, quality)
+        live = self._detection.normalizer.arrive(batch, self._now_us)
+        self.n_repeated += len(batch) - len(live)
         events, _ = self._detection.step(live, self._detection.now_us(0, live), -1)
-        return live, events
+        return batch, events
 
     def finish(self) -> list[ConditionEvent]:
         """Events that only the end of the trace brings."""
@@ -186,12 +205,12 @@ class Replay:
 
 
 def rfc3339(ts_us: int) -> str:
-    """A time in UTC with microseconds where it has them.
+    """A time in UTC, with microseconds where it has them.
 
     >>> rfc3339(1_700_000_000_500_000)
     '2023-11-14T22:13:20.500000+00:00'
     """
-    return datetime.fromtimestamp(ts_us / 1e6, UTC).isoformat()
+    return (_EPOCH + timedelta(microseconds=ts_us)).isoformat()
 
 
 def replay(  # noqa: PLR0913 - the options of the command
@@ -202,34 +221,44 @@ def replay(  # noqa: PLR0913 - the options of the command
     registry: Path | None = None,
     timezone: str = "UTC",
     rate_hz: float | None = None,
-    out: TextIO = sys.stdout,
+    out: Path | None = None,
     scores: Path | None = None,
 ) -> Replayed:
-    """Run traces through the engine and write what it found.
+    """Run traces through the engine and write what it found, to stdout when no `out` is given.
 
-    Events of detectors on trial are left out.
+    Events of detectors on trial are left out. Nothing is written before everything has been read.
 
     Raises:
-        ConfigError: traces, assignments or registry are wrong.
+        ConfigError: traces, assignments or registry are wrong, or a file can't be written.
     """
     trace = read_trace(paths, timezone=timezone, rate_hz=rate_hz)
     city = load_registry(registry, packs) if registry else None
     run = Replay(cast_channels(trace, assignments, city, packs), packs)
-    grades = _Grades(trace.channels, scores) if scores else None
-    n_events = 0
-    for event in _events(run, trace.batches, grades):
-        if not event.trial:
-            out.write(msgspec.json.encode(run.line(event)).decode() + "\n")
-            n_events += 1
+    try:
+        grades = _Grades(trace.channels, scores) if scores else None
+        with out.open("w", encoding="utf-8") if out else nullcontext(sys.stdout) as file:
+            n_events = _write(file, run, _events(run, trace.batches, grades))
+    except OSError as error:
+        raise ConfigError([Problem("--out, --scores", "", "", f"can't be written: {error}")]) from None
     n_unwatched = sum(not channel.sensor for channel in run.plan.catalog.channels)
-    return Replayed(run.n_readings, len(trace.channels), n_unwatched, run.n_implausible, n_events)
+    counts = (run.n_readings, len(trace.channels), n_unwatched, run.n_implausible, run.n_repeated, n_events)
+    return Replayed(*counts, trace.left_out)
+
+
+def _write(file: TextIO, run: Replay, events: Iterable[ConditionEvent]) -> int:
+    n_events = 0
+    for event in events:
+        if not event.trial:
+            file.write(msgspec.json.encode(run.line(event)).decode() + "\n")
+            n_events += 1
+    return n_events
 
 
 def _events(run: Replay, batches: Iterable[ReadingBatch], grades: _Grades | None) -> Iterator[ConditionEvent]:
     for raw in batches:
-        live, events = run.feed(raw)
+        batch, events = run.feed(raw)
         if grades:
-            grades.write(live, events)
+            grades.write(batch, events)
         yield from events
     yield from run.finish()
     if grades:
@@ -240,12 +269,9 @@ class _Grades:
     """Writes one score per reading: the worst open grade of its channel as a share of the highest, 0 to 1."""
 
     def __init__(self, channels: Sequence[str], path: Path) -> None:
-        import pyarrow as pa  # noqa: PLC0415 - only this option needs it
-        import pyarrow.parquet as pq  # noqa: PLC0415
-
-        self._pa = pa
         self._names = pa.array(list(channels))
         self._open: dict[int, dict[str, int]] = {}
+        self._raised: set[int] = set()  # channels whose alarm was raised after their last reading so far
         fields = [("channel", pa.dictionary(pa.int32(), pa.string())), ("ts", pa.timestamp("us", tz="UTC"))]
         fields += [("value", pa.float64()), ("score", pa.float32()), ("alarm", pa.bool_())]
         self._schema = pa.schema(fields)
@@ -261,15 +287,18 @@ class _Grades:
         for ix, mine in by_channel.items():
             rows = np.flatnonzero(batch.channel_ix == ix)
             self._grade(batch.ts_us[rows], rows, ix, mine, score, alarm)
-        names = self._pa.DictionaryArray.from_arrays(self._pa.array(batch.channel_ix), self._names)
-        columns = [names, self._pa.array(batch.ts_us, self._schema.field("ts").type), batch.value, score, alarm]
-        self._file.write_batch(self._pa.record_batch(columns, schema=self._schema))
+        names = pa.DictionaryArray.from_arrays(pa.array(batch.channel_ix), self._names)
+        columns = [names, pa.array(batch.ts_us, self._schema.field("ts").type), batch.value, score, alarm]
+        self._file.write_batch(pa.record_batch(columns, schema=self._schema))
 
     def _grade(  # noqa: PLR0913, PLR0917 - the rows of one channel, and where they go
-        self, ts_us: Any, rows: Any, ix: int, events: Sequence[ConditionEvent], score: Any, alarm: Any  # noqa: ANN401
+        self, ts_us: Int64s, rows: Int64s, ix: int, events: Sequence[ConditionEvent], score: Float32s, alarm: Bools
     ) -> None:
         """Paint each stretch between two events with the worst grade that is open then."""
         opened = self._open.setdefault(ix, {})
+        if ix in self._raised and len(rows):
+            alarm[rows[0]] = True
+            self._raised.discard(ix)
         at = 0
         for event in events:
             until = int(np.searchsorted(ts_us, event.at_us))
@@ -278,8 +307,11 @@ class _Grades:
                 opened.pop(event.alarm_id, None)
             else:
                 opened[event.alarm_id] = event.severity
-            if event.kind is EventKind.RAISED and until < len(rows):
-                alarm[rows[until]] = True
+            if event.kind is EventKind.RAISED:
+                if until < len(rows):
+                    alarm[rows[until]] = True
+                else:
+                    self._raised.add(ix)
             at = until
         score[rows[at:]] = max(opened.values(), default=0) / WORST
         if not opened:

@@ -12,7 +12,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-SEVERITIES = {4: ("red 红", "bold white on red"), 3: ("orange 橙", "black on dark_orange"), 2: ("yellow 黄", "black on yellow"), 1: ("blue 蓝", "white on blue")}  # fmt: skip
+SEVERITIES = {
+    4: ("red 红", "bold white on red"),
+    3: ("orange 橙", "black on dark_orange"),
+    2: ("yellow 黄", "black on yellow"),
+    1: ("blue 蓝", "white on blue"),
+}
 
 
 class DomainLine(NamedTuple):
@@ -68,8 +73,8 @@ def _head(s: Snapshot) -> RenderableType:
     line.append(" lifeline-stream 城市生命线 ", "bold")
     line.append(f" {s.running_s:.0f} s   ")
     line.append(f"{s.readings_per_s:,.0f} readings/s", "bold green")
-    line.append(f"   stored {s.n_stored:,}   rejected {s.n_rejected:,}   lag {s.lag_s:.1f} s   commit {s.commit_ms:.0f} ms")
-    line.append(f"   uncommitted {s.uncommitted:,}")
+    line.append(f"   stored {s.n_stored:,}   rejected {s.n_rejected:,}   lag {s.lag_s:.1f} s")
+    line.append(f"   commit {s.commit_ms:.0f} ms   uncommitted {s.uncommitted:,}")
     severities = Text(" open alarms 未消警报  ")
     for severity, (name, style) in SEVERITIES.items():
         severities.append(f" {name} {s.open_by_severity.get(severity, 0)} ", style)
@@ -92,7 +97,8 @@ def _domains(s: Snapshot) -> RenderableType:
 
 def _alarms(s: Snapshot) -> RenderableType:
     table = Table(expand=True, box=None, header_style="grey62")
-    for name in ("time", "severity", "domain", "asset 对象", "channel 测点", "what"):
+    zone = datetime.now().astimezone().tzname()
+    for name in (f"time 时间 ({zone})", "severity 等级", "domain 领域", "asset 对象", "channel 测点", "what 内容"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
     for a in s.alarms:
         name, style = SEVERITIES[a.severity]
