@@ -3,9 +3,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.warm
+KERNELS := src/lifeline_stream/core/kernels
 
-.PHONY: help run test check lint format types bench bench-e2e grafana services clean
+.PHONY: help run test check lint format types wheel bench grafana services clean
 
 help:  ## show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,10 +43,15 @@ grafana: $(STAMP)  ## write the dashboards again
 services:
 	@deploy/install-services
 
-$(STAMP): pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+# a compiled kernel does not notice that a kernel of another file, which it calls, has changed
+$(STAMP): $(VENV)/.installed $(wildcard $(KERNELS)/*.py)
+	@rm -f $(KERNELS)/__pycache__/*.nb[ic]
 	@$(BIN)/lifeline warm
 	@touch $@
 

