@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-import pwd
 import shutil
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +15,11 @@ from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
-import asyncpg
 import hypothesis
 import pytest
 
 import mosquitto
+import postgres
 from lifeline_stream.store import database, embedded, migrations
 
 # the same examples on every machine, and no time limit that a first compilation would break
@@ -47,51 +45,24 @@ def free_port() -> int:
 # ── PostgreSQL ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _postgres_programs() -> Path:
-    found = [Path(p).parent for p in (shutil.which("initdb"),) if p]
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    for folder in found:
-        if (folder / "postgres").exists():
-            return folder
-    missing("PostgreSQL (initdb and postgres)")
-
-
 @contextlib.contextmanager
-def _running_postgres() -> Iterator[str]:
-    """A server process of its own on a free port; durable, as the tests cut connections and not the power."""
-    programs = _postgres_programs()
-    folder = Path(tempfile.mkdtemp(prefix="lifeline-postgres-"))
-    user = {}
-    if os.geteuid() == 0:  # the server refuses to run as root
-        user = {"user": "postgres", "group": "postgres", "extra_groups": []}
-        account = pwd.getpwnam("postgres")
-        os.chown(folder, account.pw_uid, account.pw_gid)
-    data, port = folder / "data", free_port()
-    subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync"],
-        check=True, cwd=folder, stdout=subprocess.DEVNULL, **user,
-    )  # fmt: skip
-    options = {"port": port, "unix_socket_directories": folder, "listen_addresses": "127.0.0.1", "fsync": "off"}
-    arguments = [f"--{name}={value}" for name, value in options.items()]
-    with (folder / "log").open("wb") as out:
-        server = subprocess.Popen([programs / "postgres", "-D", data, *arguments], cwd=folder, stderr=out, **user)
-    try:
-        dsn = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-        asyncio.run(_until_up(dsn))
-        yield dsn
-    finally:
-        server.terminate()
-        server.wait(30)
-        shutil.rmtree(folder)
+def _postgres() -> Iterator[postgres.Postgres]:
+    """A server of its own, not running yet; not below pytest's own folder, where another user may not go."""
+    if postgres.programs() is None:
+        missing("PostgreSQL (initdb and postgres)")
+    with tempfile.TemporaryDirectory(prefix="lifeline-postgres-") as folder:
+        server = postgres.Postgres(Path(folder), free_port())
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
-async def _until_up(dsn: str) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            with contextlib.suppress(OSError, asyncpg.PostgresError):
-                await (await asyncpg.connect(dsn)).close()
-                return
-            await asyncio.sleep(0.05)
+@pytest.fixture
+def own_postgres() -> Iterator[postgres.Postgres]:
+    """A server that a test may stop and start; not running yet."""
+    with _postgres() as server:
+        yield server
 
 
 async def _execute(dsn: str, statement: str) -> None:
@@ -150,8 +121,9 @@ def postgres_server() -> Iterator[str]:
     if given := os.environ.get("LIFELINE_TEST_DSN"):
         yield given
     else:
-        with _running_postgres() as dsn:
-            yield dsn
+        with _postgres() as server:
+            asyncio.run(server.start())
+            yield server.dsn
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,9 @@ from e2e.service import (
 )
 from integration.faultproxy import faulty
 from mosquitto import Broker
+from postgres import Postgres
 
-OUTAGE_S, INCIDENT_S = 60, 20
+OUTAGE_S, CRASH_S, INCIDENT_S = 60, 30, 20
 WITHIN_S = 5
 STOP_WITHIN_S = 10
 
@@ -112,34 +113,38 @@ async def _told_once(told: Desk, dsn: str, channel: str) -> float:
     return messages[0].at_s
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["stopped", "crashed"])
 async def test_an_incident_in_an_outage_of_a_minute_is_told_within_seconds_and_once(
-    tmp_path: Path, broker: Broker, store_dsn: str, city: City, told: Desk, gateways: Publisher
+    tmp_path: Path,
+    broker: Broker,
+    own_postgres: Postgres,
+    city: City,
+    told: Desk,
+    gateways: Publisher,
+    *,
+    at_once: bool,
 ) -> None:
     readings = Readings()
-    async with faulty(store_dsn) as (dsn, proxy):
-        service = Service(tmp_path, city, dsn, broker, **told.settings)
-        async with service.running():
-            await gateways.publish([readings.message(device) for device in CHAMBERS])
-            await until_stored(store_dsn, len(readings.sent))
-            proxy.refuse()
-            away_s, incident_s = time.time(), 0.0
-            while time.time() < away_s + OUTAGE_S:
-                is_incident = not incident_s and time.time() >= away_s + INCIDENT_S
-                if is_incident:
-                    incident_s = time.time()
-                high = {"C3": 3.0} if incident_s else {}
-                await gateways.publish([readings.message(device, high.get(device.id)) for device in CHAMBERS])
-                await asyncio.sleep(0.1)  # the pace of the load, nothing is waited for
-            messages = told.about("C3/methane")
-            assert await count(store_dsn, "alarm") == 0, "the database was to be away"
-            assert messages, service.log
-            assert messages[0].at_s - incident_s <= WITHIN_S
-            assert await service.is_ready(), "it takes readings all the same"
-            proxy.resume()
-            await readings.all_stored_once(store_dsn)
-            assert await _told_once(told, store_dsn, "C3/methane") == messages[0].at_s
-            assert await service.metric("lifeline_deliveries_total", result="direct") == 1
-        assert await rows_of(store_dsn, "SELECT channel, active FROM alarm_v") == [("C3/methane", True)]
+    await own_postgres.start()
+    service = Service(tmp_path, city, own_postgres.dsn, broker, **told.settings)
+    async with service.running():
+        await gateways.publish([readings.message(device) for device in CHAMBERS])
+        await until_stored(own_postgres.dsn, len(readings.sent))
+        own_postgres.stop(at_once=at_once)
+        away_s, incident_s = time.time(), 0.0
+        while time.time() < away_s + (CRASH_S if at_once else OUTAGE_S):
+            if not incident_s and time.time() >= away_s + INCIDENT_S:
+                incident_s = time.time()
+            high = {"C3": 3.0} if incident_s else {}
+            await gateways.publish([readings.message(device, high.get(device.id)) for device in CHAMBERS])
+            await asyncio.sleep(0.1)  # the pace of the load, nothing is waited for
+        messages = told.about("C3/methane")
+        assert messages, service.log
+        assert messages[0].at_s - incident_s <= WITHIN_S
+        assert await service.is_ready(), "it takes readings all the same"
+        await own_postgres.start()
+        await readings.all_stored_once(own_postgres.dsn)
+        assert await _told_once(told, own_postgres.dsn, "C3/methane") == messages[0].at_s
 
 
 async def test_when_the_answer_to_a_commit_is_lost_and_the_database_goes_away_nothing_is_doubled(
