@@ -51,12 +51,13 @@ def main() -> NoReturn:
 
 
 def run_until_signal(work: Coroutine[Any, Any, Any], stop: asyncio.Event) -> Any:  # noqa: ANN401 - what the work returns
-    """Run in an event loop of its own; SIGINT and SIGTERM set `stop`."""
+    """Run in an event loop of its own; SIGINT, SIGTERM and, but under nohup, the end of the terminal set `stop`."""
 
     async def guarded() -> Any:  # noqa: ANN401
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, stop.set)
         return await work
 
     try:

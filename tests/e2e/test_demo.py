@@ -37,6 +37,15 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def until_running(process: subprocess.Popen[str]) -> None:
+    """Read what it says until readings are stored."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "running" in line and "stored=" in line and "stored=0" not in line:
+            return
+    raise AssertionError("it ended before it stored anything")
+
+
 def summary_of(process: subprocess.Popen[str]) -> dict[str, Any]:
     out, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, errors
@@ -65,12 +74,29 @@ def test_a_demo_ends_by_itself_with_nothing_lost_and_an_incident_told_twice_on_t
 
 def test_ctrl_c_drains_and_stops_cleanly(folder: Path) -> None:
     process = start(folder / "data")
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "running" in line and "stored=" in line and "stored=0" not in line:
-            break
+    until_running(process)
     process.send_signal(signal.SIGINT)
     check(summary_of(process))
+
+
+def broker_of(folder: Path) -> int:
+    """Process id of the demo's broker."""
+    return int((folder / "data" / "broker" / "pid").read_text(encoding="utf-8").split()[1])
+
+
+def test_after_a_kill_the_next_demo_goes_on_and_beside_a_living_one_it_does_not_start(folder: Path) -> None:
+    killed = start(folder / "data")
+    until_running(killed)
+    beside = start(folder / "data", "--seconds", "5")
+    _, errors = beside.communicate(timeout=DEADLINE_S)
+    assert beside.returncode == 3
+    assert f"process {killed.pid} runs a broker" in errors
+    orphan = broker_of(folder)
+    killed.kill()
+    killed.communicate(timeout=DEADLINE_S)
+    after = summary_of(start(folder / "data", "--seconds", "10"))
+    assert after["stored"] + after["rejected"] >= after["published"], "and what the killed one had not acknowledged"
+    assert not Path(f"/proc/{orphan}").exists()
 
 
 async def test_without_a_mosquitto_the_demo_brings_its_own_broker(

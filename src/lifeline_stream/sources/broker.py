@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -50,11 +52,14 @@ async def _mosquitto(program: str, folder: Path) -> AsyncIterator[LocalBroker]:
     """The installed broker with the shipped configuration, open to this machine only."""
     port = _free_port()
     config = _configure(folder, port)
+    if orphan := _orphan(folder / "pid", config):
+        await _end(orphan, config)
     with (folder / "log").open("wb") as out:
         # a session of its own, so that Ctrl-C reaches it only after the pipeline has drained
         process = await asyncio.create_subprocess_exec(
             program, "-c", str(config), stdout=out, stderr=out, start_new_session=True
         )  # fmt: skip
+    (folder / "pid").write_text(f"{os.getpid()} {process.pid}", encoding="utf-8")
     try:
         await _until_up(port, process, folder / "log")
         yield LocalBroker("mosquitto", port, process)
@@ -77,6 +82,41 @@ def _configure(folder: Path, port: int) -> Path:
     config = folder / "mosquitto.conf"
     config.write_text("\n".join((shipped, *own, "")), encoding="utf-8")
     return config
+
+
+def _orphan(file: Path, config: Path) -> int:
+    """The broker of a process that was killed, or 0: two of them must not share what they keep.
+
+    Raises:
+        FatalError: that process is alive.
+    """
+    try:
+        owner, pid = map(int, file.read_text(encoding="utf-8").split())
+    except (OSError, ValueError):
+        return 0
+    if not _runs_on(pid, config):
+        return 0
+    if Path(f"/proc/{owner}").exists():
+        raise FatalError(f"process {owner} runs a broker on {config.parent}; end it, or use another --data-dir")
+    return pid
+
+
+async def _end(pid: int, config: Path) -> None:
+    os.kill(pid, signal.SIGTERM)
+    try:
+        async with asyncio.timeout(STOP_S):
+            while _runs_on(pid, config):
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise FatalError(f"the broker of an earlier run does not end: process {pid}") from None
+
+
+def _runs_on(pid: int, config: Path) -> bool:
+    """Whether a process was started with this configuration file."""
+    try:
+        return str(config).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 async def _until_up(port: int, process: asyncio.subprocess.Process, log: Path) -> None:
