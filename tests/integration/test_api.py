@@ -82,3 +82,10 @@ async def test_while_the_database_is_away_the_api_says_so_and_when_to_come_back(
     assert (away.status_code, away.headers["content-type"]) == (503, "application/problem+json")
     assert int(away.headers["retry-after"]) > 0
     assert back.status_code == 200
+
+
+async def test_a_database_without_the_schema_is_a_clear_error(postgres_dsn: str) -> None:
+    async with api(postgres_dsn) as client:
+        answer = await client.get("/api/v1/alarms")
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert "alarm_v" in answer.json()["detail"]

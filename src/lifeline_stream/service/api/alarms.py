@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from lifeline_stream.core.model import Severity
-from lifeline_stream.errors import TransientError
+from lifeline_stream.errors import FatalError, TransientError
 from lifeline_stream.store.database import Queryable
 from lifeline_stream.store.queries import AlarmRow, alarms
 
@@ -81,11 +81,13 @@ def router(database: Queryable) -> APIRouter:
 
 
 def problem(_request: Request, error: Exception) -> JSONResponse:
-    """The database is away, as RFC 9457 says such things."""
-    retry_s = getattr(error, "retry_after_s", None) or 2
-    body = {"type": "about:blank", "title": "The database can't be reached", "status": 503, "detail": str(error)}
-    headers = {"retry-after": str(int(retry_s))}
-    return JSONResponse(body, 503, headers, media_type="application/problem+json")
+    """The database is away, or refuses us for good, as RFC 9457 says such things."""
+    passing = isinstance(error, TransientError)
+    title = "The database can't be reached" if passing else "The database refuses; is its schema up to date?"
+    status = 503 if passing else 500
+    headers = {"retry-after": str(int(getattr(error, "retry_after_s", None) or 2))} if passing else None
+    body = {"type": "about:blank", "title": title, "status": status, "detail": str(error)}
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
-PROBLEMS = {TransientError: problem}
+PROBLEMS = {TransientError: problem, FatalError: problem}
