@@ -267,13 +267,9 @@ def db_status(config: ConfigFile = None) -> None:
 
 
 async def _with_database(config: Path | None, work: Callable[[Any], Awaitable[T]]) -> T:
-    from lifeline_stream.errors import Problem  # noqa: PLC0415
     from lifeline_stream.store.database import connected  # noqa: PLC0415
 
-    settings = _settings(config)
-    if not settings.store.dsn:
-        raise ConfigError([Problem("config", "", "store.dsn", "name a PostgreSQL here or in LIFELINE__STORE__DSN")])
-    async with connected(settings.store.dsn) as connection:
+    async with connected(_settings(config).store.required_dsn()) as connection:
         return await work(connection)
 
 

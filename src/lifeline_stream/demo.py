@@ -8,13 +8,13 @@ import json
 import secrets
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 import typer
@@ -34,6 +34,7 @@ from lifeline_stream.service.api.app import api_app
 from lifeline_stream.service.http import bind, serve
 from lifeline_stream.settings import Http, Settings
 from lifeline_stream.shard import run_shard
+from lifeline_stream.sources import names_of
 from lifeline_stream.sources.broker import LocalBroker, local_broker
 from lifeline_stream.store import migrations, queries
 from lifeline_stream.store.database import Database, connected, open_database
@@ -65,6 +66,27 @@ class Told:
         text = f"{at:%H:%M:%S}  {what}  {value}{_unit(data['unit'])}"
         self.newest = [text, *self.newest[: SHOWN // 2 - 1]]
         log.info("webhook verified", what=text)
+
+
+class Look(NamedTuple):
+    """The metrics at one moment.
+
+    Attributes:
+        at_s: the monotonic clock.
+        totals: samples by name, summed over their labels.
+        taken: readings by domain.
+    """
+
+    at_s: float
+    totals: Mapping[str, float]
+    taken: Mapping[str, float]
+
+    def mean(self, histogram: str, before: Look) -> float:
+        """Mean of what a histogram took in since an earlier look."""
+        total, n = (
+            self.totals[name] - before.totals.get(name, 0.0) for name in (f"{histogram}_sum", f"{histogram}_count")
+        )
+        return total / max(1.0, n)
 
 
 async def run_demo(settings: Settings, seconds: float | None, stop: asyncio.Event) -> None:
@@ -150,7 +172,7 @@ class Demo:
         self._health = Health(self._metrics)
         self._gateways = Gateways(catalog, packs, topology.fleet, settings.mqtt)
         self._started_s = time.monotonic()
-        self._before: tuple[float, dict[str, float]] = (self._started_s, {})
+        self._before = Look(self._started_s, {}, dict.fromkeys(self._domain_names, 0.0))
         self._address = ""
 
     async def run(self, seconds: float | None, stop: asyncio.Event, *, screen: bool) -> None:
@@ -195,7 +217,7 @@ class Demo:
             stop.set()
 
     async def _drain(self) -> None:
-        """Wait until everything that was published is stored, refused or known to be double."""
+        """Wait until everything that was published is stored or refused."""
         try:
             async with asyncio.timeout(DRAIN_S):
                 while self._n_settled() < sum(self._gateways.published.values()):
@@ -204,11 +226,16 @@ class Demo:
             log.warning("not everything that was published came back", settled=self._n_settled())
 
     def _n_settled(self) -> float:
-        return sum(self._total(f"lifeline_{name}_readings_total") for name in ("stored", "rejected"))
+        totals = self._totals()
+        return totals["lifeline_stored_readings_total"] + totals["lifeline_rejected_readings_total"]
 
-    def _total(self, sample: str) -> float:
-        """Sum of a counter over its labels."""
-        return sum(s.value for m in self._metrics.registry.collect() for s in m.samples if s.name == sample)
+    def _totals(self) -> dict[str, float]:
+        """Every sample, summed over its labels."""
+        totals: defaultdict[str, float] = defaultdict(float)
+        for metric in self._metrics.registry.collect():
+            for sample in metric.samples:
+                totals[sample.name] += sample.value
+        return totals
 
     def _by_domain(self, sample: str) -> dict[str, float]:
         values = {d: self._metrics.registry.get_sample_value(sample, {"domain": d}) for d in self._domain_names}
@@ -233,30 +260,23 @@ class Demo:
             log.info("running", s=round(s.running_s), readings_per_s=rate, stored=s.n_stored, open_alarms=opened)
 
     async def _snapshot(self) -> Snapshot:
-        now_s = time.monotonic()
-        flat = {
-            s.name + str(sorted(s.labels.items())): s.value for m in self._metrics.registry.collect() for s in m.samples
-        }
-        before_s, before = self._before
-        self._before = (now_s, flat)
-        gained = {name: value - before.get(name, 0.0) for name, value in flat.items()}
-        elapsed_s = max(1e-3, now_s - before_s)
-        rate_of = {
-            d: gained.get(f"lifeline_readings_total[('domain', '{d}')]", 0.0) / elapsed_s for d in self._domain_names
-        }
+        before, now = self._before, Look(time.monotonic(), self._totals(), self._by_domain("lifeline_readings_total"))
+        self._before = now
+        elapsed_s = max(1e-3, now.at_s - before.at_s)
+        rate_of = {domain: (n - before.taken[domain]) / elapsed_s for domain, n in now.taken.items()}
         newest, opened, open_in = await self._book()
         channels, reporting = self._by_domain("lifeline_channels"), self._by_domain("lifeline_reporting_channels")
         return Snapshot(
-            running_s=now_s - self._started_s,
+            running_s=now.at_s - self._started_s,
             broker=self._broker_name,
             database="PostgreSQL",
             address=self._address,
             readings_per_s=sum(rate_of.values()),
-            n_stored=int(self._total("lifeline_stored_readings_total")),
-            n_rejected=int(self._total("lifeline_rejected_readings_total")),
-            lag_s=_mean(gained, "lifeline_event_lag_seconds"),
-            commit_ms=1000 * _mean(gained, "lifeline_commit_seconds"),
-            uncommitted=int(flat["lifeline_uncommitted_rows[]"]),
+            n_stored=int(now.totals["lifeline_stored_readings_total"]),
+            n_rejected=int(now.totals["lifeline_rejected_readings_total"]),
+            lag_s=now.mean("lifeline_event_lag_seconds", before),
+            commit_ms=1000 * now.mean("lifeline_commit_seconds", before),
+            uncommitted=int(now.totals["lifeline_uncommitted_rows"]),
             n_webhooks=sum(self._told.n_by_domain.values()),
             domains=[
                 DomainLine(name, int(channels[d]), int(reporting[d]), rate_of[d], open_in.get(d, 0))
@@ -296,7 +316,7 @@ class Demo:
         """By the domain of the device whose topic it was; one that the registry does not know has none."""
         found: Counter[str] = Counter()
         for source, n in (await queries.rejected_by_source(self._database, self._since_seq)).items():
-            device = source.split("/")[3] if source.count("/") > 2 else ""  # noqa: PLR2004 - lifeline/v1/GATEWAY/DEVICE/up
+            _, device = names_of(source)
             found[self._device_domain.get(device, "")] += n
         return found
 
@@ -311,8 +331,3 @@ def _line(row: queries.AlarmRow) -> AlarmLine:
     return AlarmLine(
         row.raised_at.astimezone(), row.severity, row.domain, row.asset_name, row.channel, what, row.active
     )
-
-
-def _mean(gained: Mapping[str, float], histogram: str) -> float:
-    """Mean of what a histogram took in between two looks."""
-    return gained[f"{histogram}_sum[]"] / max(1.0, gained[f"{histogram}_count[]"])

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import structlog
 
 from lifeline_stream.core.detection import Clock, Condition, Detection, readings_of, withdrawn
-from lifeline_stream.core.model import LATE, Block, ConditionEvent, ReadingBatch
+from lifeline_stream.core.model import ConditionEvent, ReadingBatch
 from lifeline_stream.core.plan import Plan, compile_plan, load
 from lifeline_stream.store import recovery
 from lifeline_stream.store.database import Connection
+from lifeline_stream.store.recovery import StoredGroup
 from lifeline_stream.store.spool import Spool
 from lifeline_stream.store.writer import CommitGroup, OutboxItem, ShardWriter
 
@@ -64,7 +65,7 @@ async def recover(connection: Connection, shard: str, plan: Plan, clock: Clock) 
         if group.declaration_hash != found.detection.plan.hash:
             body = await recovery.load_declaration(connection, group.declaration_hash)
             _go_on(found, _plan_of(body, plan, clock), clock, group.now_us)
-        relive(found.detection, group.batch, group.blocks, group.now_us, group.watch_from_us)
+        _relive(found.detection, group)
         found.next_seq = group.n + 1
         found.n_groups += 1
         if found.n_groups % PROGRESS_GROUPS == 0:
@@ -78,19 +79,10 @@ def _plan_of(declaration: bytes, plan: Plan, clock: Clock) -> Plan:
     return plan if stored.hash == plan.hash else stored
 
 
-def relive(  # noqa: PLR0913 - a group's parts
-    detection: Detection,
-    batch: ReadingBatch,
-    blocks: list[Block],
-    now_us: int,
-    watch_from_us: int,
-    *,
-    with_late: bool = True,
-) -> None:
+def _relive(detection: Detection, group: StoredGroup | CommitGroup, *, with_late: bool = True) -> None:
     """Feed one group again; its events are known."""
-    live = [block for block in blocks if not block.quality & LATE]
-    late = [block for block in blocks if block.quality & LATE]
-    detection.relive(readings_of(batch, live + late), now_us, watch_from_us, with_late=with_late)
+    readings = readings_of(group.batch, group.blocks)
+    detection.relive(readings, group.now_us, group.watch_from_us, with_late=with_late)
 
 
 def _go_on(found: Recovered, plan: Plan, clock: Clock, now_us: int) -> None:
@@ -150,7 +142,7 @@ async def _commit_spooled(  # noqa: PLR0913, PLR0917 - what it needs, and where 
     for item in group.outbox:
         item.delivered = item.id in spool.delivered
     await writer.commit(group, on_late)
-    relive(found.detection, group.batch, group.blocks, group.now_us, group.watch_from_us, with_late=False)
+    _relive(found.detection, group, with_late=False)
     found.next_seq = group.seq + 1
 
 

@@ -23,7 +23,7 @@ from lifeline_stream.core.model import Bools, ConditionEvent, EventKind, Float32
 from lifeline_stream.core.normalize import flagged
 from lifeline_stream.core.packs import Pack, Sensor
 from lifeline_stream.core.plan import compile_plan
-from lifeline_stream.core.units import Conversion, UnitError, conversion, parse_unit
+from lifeline_stream.core.units import UnitError
 from lifeline_stream.errors import ConfigError, Problem
 from lifeline_stream.sources.replay import Trace, read_trace
 
@@ -114,7 +114,7 @@ def cast_channels(trace: Trace, assignments: Sequence[Assignment], city: Catalog
         if sensor:
             unit = (match.unit if match else base.unit) or trace.units.get(name, "")
             try:
-                factor = _factor(unit, sensor)
+                factor = sensor.conversion(unit)
             except UnitError as error:
                 problems.append(Problem("--as", name, sensor_name, f"{error}; say the unit: …={sensor_name}@UNIT"))
                 continue
@@ -140,19 +140,6 @@ def _check(assignments: Sequence[Assignment], trace: Trace, sensors: dict[str, S
             problems.append(Problem("--as", a.glob, "", f"matches no column of numbers; there are {there}{no_numbers}"))
     if problems:
         raise ConfigError(problems)
-
-
-def _factor(unit: str, sensor: Sensor) -> Conversion:
-    if not unit:
-        return Conversion(1.0, 0.0)
-    substance = sensor.substance
-    return conversion(
-        parse_unit(unit),
-        sensor.unit,
-        molar_mass_g_per_mol=substance.molar_mass_g_per_mol,
-        lel_percent_vol=substance.lel_percent_vol,
-        temperature_c=substance.reference_temperature_c,
-    )
 
 
 class Replay:

@@ -29,6 +29,17 @@ class Store(Section):
     dsn: str = ""
     """PostgreSQL ≥ 15, with or without TimescaleDB; empty: the embedded server in the data directory."""
 
+    def required_dsn(self) -> str:
+        """The DSN, for a command that brings no server of its own.
+
+        Raises:
+            ConfigError: none is named.
+        """
+        if not self.dsn:
+            text = "name a PostgreSQL here or in LIFELINE__STORE__DSN; only `lifeline demo` brings its own"
+            raise ConfigError([Problem("config", "", "store.dsn", text)])
+        return self.dsn
+
 
 class Mqtt(Section):
     """The broker that gateways publish to."""

@@ -108,9 +108,7 @@ class ShardRun:
         Raises:
             ConfigError: they or the settings are wrong.
         """
-        if not settings.store.dsn:
-            text = "name a PostgreSQL here or in LIFELINE__STORE__DSN; only `lifeline demo` brings its own"
-            raise ConfigError([Problem("config", "", "store.dsn", text)])
+        self._dsn = settings.store.required_dsn()
         self._topology, self._settings = topology, settings
         self._metrics, self._health = metrics, health
         self._packs = load_packs(topology.packs_path())
@@ -146,7 +144,7 @@ class ShardRun:
                 work.cancel()  # still a standby or recovering: nothing is held
 
     async def _run(self, stop: asyncio.Event) -> None:
-        dsn, limits = self._settings.store.dsn, self._settings.ingest
+        dsn, limits = self._dsn, self._settings.ingest
         await asyncio.to_thread(compile_kernels)  # not while readings wait
         await _retrying(self._upgrade)
         shard_name = self._topology.shard
@@ -172,13 +170,13 @@ class ShardRun:
         return Spool(folder, self._settings.ingest.spool_bytes)
 
     async def _upgrade(self) -> None:
-        async with connected(self._settings.store.dsn) as connection:
+        async with connected(self._dsn) as connection:
             for name in await migrations.upgrade(connection):
                 log.info("schema upgraded", migration=name)
 
     async def _recover(self, writer: ShardWriter, spool: Spool) -> Recovered:
         shard, clock = self._topology.shard, self._topology.clock
-        async with connected(self._settings.store.dsn, f"lifeline {shard} recovery") as connection:
+        async with connected(self._dsn, f"lifeline {shard} recovery") as connection:
             numbers = await sync_registry(connection, self._declared, self._rules.unit_of)
             catalog = self._declared.renumbered(numbers)
             plan = compile_plan(catalog, self._packs, event_time=clock == "event")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lifeline_stream.core.catalog import Adjacency, Asset, Catalog, Channel, Device, District
 from lifeline_stream.core.packs import Pack, Sensor
-from lifeline_stream.core.units import UnitError, conversion, parse_unit
+from lifeline_stream.core.units import UnitError
 from lifeline_stream.errors import ConfigError, Problem
 
 COLUMNS = {
@@ -208,15 +208,8 @@ def _channels(
 
 
 def _check_unit(reader: _Reader, channel: str, unit: str, sensor: Sensor) -> None:
-    if not unit:
-        return
     try:
-        conversion(
-            parse_unit(unit),
-            sensor.unit,
-            molar_mass_g_per_mol=sensor.substance.molar_mass_g_per_mol,
-            lel_percent_vol=sensor.substance.lel_percent_vol,
-        )
+        sensor.conversion(unit)
     except UnitError as error:
         reader.wrong("channels", channel, "unit", str(error))
 

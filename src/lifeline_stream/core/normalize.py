@@ -25,7 +25,7 @@ from lifeline_stream.core.model import (
     UInt8s,
 )
 from lifeline_stream.core.packs import Pack, Sensor
-from lifeline_stream.core.units import Conversion, UnitError, conversion, parse_unit
+from lifeline_stream.core.units import UnitError
 
 GATEWAY_LAG_UNKNOWN = -(2**31)
 """`gateway_lag_ms` where the gateway did not say when it sent."""
@@ -203,13 +203,10 @@ class Normalizer:
         sensor = self._sensors.get(channel.sensor)
         if sensor is None:
             return _Name(channel.ix, 1.0, 0.0, -np.inf, np.inf)
-        stated = unit or channel.unit
-        factor = Conversion(1.0, 0.0)
-        if stated:
-            try:
-                factor = _conversion(stated, sensor)
-            except UnitError as error:
-                return _refuse(RejectReason.FOREIGN_UNIT, f"{name}: {error}; {channel.sensor} is in {sensor.unit}")
+        try:
+            factor = sensor.conversion(unit or channel.unit)
+        except UnitError as error:
+            return _refuse(RejectReason.FOREIGN_UNIT, f"{name}: {error}; {channel.sensor} is in {sensor.unit}")
         return _Name(channel.ix, factor.scale, factor.offset, *sensor.plausible)
 
     def _rows(self, message: Decoded, names: _Names) -> tuple[ReadingBatch, list[Reject]]:
@@ -289,16 +286,6 @@ def flagged(value: Float64s, quality: UInt8s, low: Float64s, high: Float64s) -> 
 def _aliases(pack: Pack) -> dict[str, str]:
     """Every name of a pack's sensor types → `domain.sensor`."""
     return {name: f"{pack.domain.id}.{s.id}" for s in pack.sensor for name in (s.id, *s.aliases)}
-
-
-def _conversion(stated: str, sensor: Sensor) -> Conversion:
-    return conversion(
-        parse_unit(stated),
-        sensor.unit,
-        molar_mass_g_per_mol=sensor.substance.molar_mass_g_per_mol,
-        lel_percent_vol=sensor.substance.lel_percent_vol,
-        temperature_c=sensor.substance.reference_temperature_c,
-    )
 
 
 def _refuse(reason: RejectReason, detail: str) -> _Name:

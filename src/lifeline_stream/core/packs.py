@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from lifeline_stream.core.model import AlarmClass, Severity
-from lifeline_stream.core.units import UNITS
+from lifeline_stream.core.units import UNITS, Conversion, conversion, parse_unit
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 DetectorId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)+$")]
@@ -101,6 +101,27 @@ class Sensor(Model):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def conversion(self, from_unit: str, to_unit: str = "") -> Conversion:
+        """How values in one unit become values in another, with the constants of what is measured.
+
+        Args:
+            from_unit: in any spelling; empty for the canonical unit.
+            to_unit: the same.
+
+        Raises:
+            UnitError: one of them can't be used for this sensor type.
+        """
+        if not from_unit and not to_unit:
+            return Conversion(1.0, 0.0)
+        start, end = (parse_unit(unit) if unit else self.unit for unit in (from_unit, to_unit))
+        return conversion(
+            start,
+            end,
+            molar_mass_g_per_mol=self.substance.molar_mass_g_per_mol,
+            lel_percent_vol=self.substance.lel_percent_vol,
+            temperature_c=self.substance.reference_temperature_c,
+        )
 
 
 class Limits(Model):

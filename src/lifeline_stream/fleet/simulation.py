@@ -10,7 +10,6 @@ import numpy as np
 from lifeline_stream.core.catalog import Catalog, Channel
 from lifeline_stream.core.model import BACKFILL, Block, Bools, Float64s, Int32s, Int64s, ReadingBatch
 from lifeline_stream.core.packs import Pack, Sensor
-from lifeline_stream.core.units import conversion, parse_unit
 from lifeline_stream.errors import ConfigError, Problem
 from lifeline_stream.fleet.chance import key_of, keys_of, normal, seconds, smooth, uniform
 from lifeline_stream.fleet.faults import SKEW_S
@@ -307,12 +306,5 @@ def _constant(seed: int, purpose: str, names: list[str]) -> Float64s:
 
 
 def _shows(channel: Channel, signal: Signal, sensors: dict[str, Sensor]) -> tuple[float, float, float, float, float]:
-    sensor = sensors[channel.sensor]
-    scale, offset = conversion(
-        signal.unit,
-        parse_unit(channel.unit) if channel.unit else sensor.unit,
-        molar_mass_g_per_mol=sensor.substance.molar_mass_g_per_mol,
-        lel_percent_vol=sensor.substance.lel_percent_vol,
-        temperature_c=sensor.substance.reference_temperature_c,
-    )
+    scale, offset = sensors[channel.sensor].conversion(signal.unit, channel.unit)
     return signal.step, signal.low, signal.high, scale, offset

@@ -7,7 +7,7 @@ import asyncio
 import structlog
 from fastapi import FastAPI
 
-from lifeline_stream.errors import ConfigError, FatalError, Problem, TransientError
+from lifeline_stream.errors import FatalError, TransientError
 from lifeline_stream.observe import Health, Metrics
 from lifeline_stream.service.api import alarms
 from lifeline_stream.service.http import bind, observing_app, serve
@@ -27,13 +27,12 @@ async def serve_api(settings: Settings, stop: asyncio.Event) -> None:
         ConfigError: no database is named.
         TransientError: the database is away.
     """
-    if not settings.store.dsn:
-        raise ConfigError([Problem("config", "", "store.dsn", "name a PostgreSQL here or in LIFELINE__STORE__DSN")])
+    dsn = settings.store.required_dsn()
     metrics = Metrics()
     health = Health(metrics)
     health.expect(REACHABLE)
     sock = bind(settings.http)
-    async with open_database(settings.store.dsn, "lifeline serve") as database, asyncio.TaskGroup() as tasks:
+    async with open_database(dsn, "lifeline serve") as database, asyncio.TaskGroup() as tasks:
         background = [
             tasks.create_task(serve(api_app(metrics, health, database), sock), name="http"),
             tasks.create_task(_watch(database, health), name="health"),
